@@ -1,0 +1,96 @@
+"""The protocol over `State`: a lock for twins on other threads, and wake-ups."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+from jobq.broker import Capability
+from jobq.clock import SYSTEM_CLOCK, Clock
+from jobq.errors import ConfigError
+from jobq.model import Answer, Beat, Claim, Job, Orders, Outcome, Stamp, Swept, Turn, WorkerInfo
+from jobq_memory._state import State
+
+
+class _Shared:
+    """What twins and namesakes have in common."""
+
+    def __init__(self) -> None:
+        self.state = State()
+        self.lock = threading.Lock()
+        self.sleepers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+
+    def wake(self) -> None:
+        for loop, event in tuple(self.sleepers):
+            loop.call_soon_threadsafe(event.set)
+
+
+_named: dict[str, _Shared] = {}
+
+
+class MemoryBroker:
+    """Jobs in memory. `memory://` is a place of its own; `memory://name` is shared within the process.
+
+    Nothing survives the process, so a client and its worker must live in the same one.
+    """
+
+    capabilities = Capability.PRIORITY | Capability.FENCE
+
+    def __init__(self, url: str = "memory://", *, clock: Clock | None = None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != "memory" or parts.path.strip("/") or parts.query:
+            raise ConfigError(f"not a memory URL: {url!r}; it is memory:// or memory://name")
+        self.url = url
+        self._clock = clock or SYSTEM_CLOCK
+        self._shared = _named.setdefault(parts.netloc, _Shared()) if parts.netloc else _Shared()
+
+    def twin(self) -> "MemoryBroker":
+        other = MemoryBroker("memory://", clock=self._clock)
+        other.url, other._shared = self.url, self._shared
+        return other
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None, /
+    ) -> None:
+        return None
+
+    async def enqueue(self, jobs: Sequence[Job], stamp: Stamp) -> Sequence[Answer]:
+        with self._shared.lock:
+            answers = self._shared.state.enqueue(jobs, stamp, self._clock.time())
+        self._shared.wake()
+        return answers
+
+    async def turn(self, outcomes: Sequence[Outcome], claim: Claim) -> Turn:
+        with self._shared.lock:
+            turn = self._shared.state.turn(outcomes, claim, self._clock.time())
+        if outcomes:
+            self._shared.wake()
+        return turn
+
+    async def wait(self, queues: Sequence[str], timeout: float) -> None:  # noqa: ASYNC109 - the protocol's word
+        event = asyncio.Event()
+        sleeper = (asyncio.get_running_loop(), event)
+        self._shared.sleepers.add(sleeper)
+        try:
+            with self._shared.lock:
+                ready = self._shared.state.has_work(queues, self._clock.time())
+            if not ready:
+                await self._clock.wait(event, timeout)
+        finally:
+            self._shared.sleepers.discard(sleeper)
+
+    async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float) -> Orders:
+        with self._shared.lock:
+            return self._shared.state.heartbeat(worker, beats, lease, self._clock.time())
+
+    async def sweep(self, host: str, limit: int, dead: Sequence[str] = ()) -> Swept:
+        with self._shared.lock:
+            swept = self._shared.state.sweep(host, limit, dead, self._clock.time())
+        if swept.promoted or swept.reclaimed:
+            self._shared.wake()
+        return swept

@@ -1,0 +1,3 @@
+"""jobq: background jobs for asyncio, on SQLite, Redis and memory."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,124 @@
+"""The contract between jobq and a broker: verbs without state, records in and out.
+
+A third-party broker implements `Broker`, registers itself in the entry-point group `jobq.brokers`, and proves itself
+with `jobq.testing.BrokerConformance` (docs/writing-a-broker.md).
+
+Rules for every verb:
+
+* It is safe to repeat after a lost reply: the second execution of the same call changes nothing more.
+* It is one atomic step for each job it touches: a crash in the middle leaves no job in two places, or in none.
+* Except for `wait`, the framework never cancels it midway; the broker bounds it in time and then raises
+  `BrokerUnavailable` (it did not happen) or `OutcomeUnknown` (it may have happened).
+* Drivers' exceptions do not leak: they are translated into `jobq.errors`.
+* Time is the broker's clock. A due time or a lease never depends on the clock of a client or a worker.
+
+Where a job is, at any moment, is exactly one of: *ready* (in its queue, by priority), *scheduled* (not due yet),
+*held* (claimed, under an epoch), *dead* (kept), gone. In a queue the order is: higher priority first; within one
+priority first in, first out, and a job that comes back (due, released, reclaimed) enters at the front, the earliest
+due first.
+"""
+
+from collections.abc import Sequence
+from enum import Flag, auto
+from types import TracebackType
+from typing import Protocol, Self
+
+from jobq.clock import Clock
+from jobq.model import Answer, Beat, Claim, Job, Orders, Outcome, Stamp, Swept, Turn, WorkerInfo
+
+__all__ = ["Broker", "BrokerFactory", "Capability"]
+
+
+class Capability(Flag):
+    """Behaviour that is not a method of its own."""
+
+    NONE = 0
+    PRIORITY = auto()
+    """Honours `Job.priority`."""
+    FENCE = auto()
+    """Refuses every write that names an older epoch."""
+
+
+class Broker(Protocol):
+    """Moves jobs between producers and workers and keeps them safe in between.
+
+    Used as an async context manager, on one event loop. Entering connects, checks the server and raises
+    `BrokerUnavailable` or `BrokerRefused`; leaving closes every connection and thread.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where the broker is, with the password masked."""
+        ...
+
+    @property
+    def capabilities(self) -> Capability:
+        """What it can beyond the verbs."""
+        ...
+
+    def twin(self) -> "Broker | None":
+        """A second, unentered broker on the same data for another event loop; None if the connection is the lease."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None, /
+    ) -> None: ...
+
+    async def enqueue(self, jobs: Sequence[Job], stamp: Stamp) -> Sequence[Answer]:
+        """Store all of `jobs` (at most `MAX_CHUNK`) or none, as durably as the broker can, and answer for each.
+
+        A job whose id is that of a live job is not stored: its answer is `DUPLICATE`. A stamp that is not newer than
+        the last one of its client changes nothing, even if the jobs have ended since, and answers the same. Stamps of
+        one client come one after the other; they are remembered for an hour. Sleeping workers are woken, also when a
+        job becomes the earliest one due. Raises `BrokerFull` when there is no room.
+        """
+        ...
+
+    async def turn(self, outcomes: Sequence[Outcome], claim: Claim) -> Turn:
+        """Store outcomes, then claim jobs, in one round trip that never waits for work.
+
+        An outcome counts only while its token is held; otherwise it is refused, and if the token was lost to an
+        expired lease the crash is taken back, since the worker is alive. `Again` and `Released` put the job back with
+        the same id; `Dead` with `keep` moves it to the dead. Then come the deliveries that were lost on the way
+        (`claim.resume`), then up to `claim.limit` jobs from the first queues that have any; scheduled jobs that are
+        due count as ready. Each claim gets an epoch higher than every one before it in the namespace. A worker
+        without a lease settles what it still holds and claims nothing.
+        """
+        ...
+
+    async def wait(self, queues: Sequence[str], timeout: float) -> None:
+        """Return when there may be work in one of `queues`, or after `timeout` seconds at the latest.
+
+        A hint: it may return early, and it takes no job. The only verb that may be cancelled.
+        """
+        ...
+
+    async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float) -> Orders:
+        """Give `worker` a lease of `lease` seconds from now, whether it had one or not, and say what changed.
+
+        Crashes that were charged to it for the tokens in `beats` are taken back. A lease of 0 says good-bye: the
+        worker is forgotten, and what it still holds is reclaimed by the next sweep.
+        """
+        ...
+
+    async def sweep(self, host: str, limit: int, dead: Sequence[str] = ()) -> Swept:
+        """Do the upkeep that any worker may do, touching at most `limit` jobs.
+
+        Makes due jobs ready; reclaims the jobs of workers whose lease has ended, or who are in `dead`: each gets a
+        `Crash` and goes back to the front of its queue, or from `SUSPECT_AFTER` crashes on to the queue's suspects;
+        forgets what is too old to matter. Wakes sleeping workers. `host` selects the peers in the answer.
+        """
+        ...
+
+
+class BrokerFactory(Protocol):
+    """What an entry point in the group `jobq.brokers` names: usually the broker's class."""
+
+    def __call__(self, url: str, *, clock: Clock | None = None) -> Broker:
+        """A broker for `url`, not yet entered. Raises `ConfigError` for a URL that cannot be right.
+
+        With a `clock`, the broker takes its time from there instead of its server, for tests.
+        """
+        ...
