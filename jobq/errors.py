@@ -16,7 +16,7 @@
     │   │   └── OutcomeUnknown            the reply was lost: stored or not, nobody here knows
     │   ├── BrokerFull                    it has no room left (memory, disk); nothing was stored
     │   ├── BrokerRefused                 it reached a decision against us: rights, version, setting
-    │   └── PartlyStored                  several jobs, and not all of them are known to be stored
+    │   └── NotAllStored                  several jobs, and not all of them are known to be stored
     ├── Unsupported(NotImplementedError)  this broker cannot; the message says what can
     ├── NoCurrentJob(RuntimeError)        `current()` outside a job
     └── JobTimeout(TimeoutError)          a job ran longer than its task allows
@@ -87,7 +87,7 @@ class BrokerRefused(BrokerError):
     """The broker answered, and the answer is no: rights, version or a setting."""
 
 
-class PartlyStored(BrokerError):
+class NotAllStored(BrokerError):
     """Several jobs were enqueued and not all of them are known to be stored.
 
     `stored`, `not_stored` and `unknown` hold job ids; together they are all the jobs of the call.

@@ -1,0 +1,86 @@
+"""What a running job knows about itself."""
+
+from contextvars import ContextVar
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from jobq.errors import NoCurrentJob
+from jobq.model import Job
+
+if TYPE_CHECKING:
+    from jobq.client import Client
+
+__all__ = ["CurrentJob", "current", "current_job"]
+
+
+class CurrentJob:
+    """The job that runs here. Get it with `jobq.current()`."""
+
+    __slots__ = ("_cancelled", "attempt", "client", "epoch", "job", "progress_made", "state")
+
+    def __init__(self, job: Job, *, epoch: int, attempt: int, client: "Client", state: dict[str, Any]) -> None:
+        self.job = job
+        self.epoch = epoch
+        """The fencing token of this run: grows with every claim, so that an outside system can refuse a stale one."""
+        self.attempt = attempt
+        """1 in the first run, 2 in the first retry, …"""
+        self.client = client
+        """Enqueues more jobs on the worker's own connection."""
+        self.state = state
+        """What the app's lifespan yielded."""
+        self.progress_made: float | None = None
+        self._cancelled: Event | None = None
+
+    @property
+    def id(self) -> str:
+        """The job's id: the same in every run, so a good idempotency key."""
+        return self.job.id
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self.job.task
+
+    @property
+    def queue(self) -> str:
+        """The queue it was claimed from."""
+        return self.job.queue
+
+    @property
+    def enqueued_at(self) -> float:
+        """When it was enqueued, in seconds since the epoch, on the client's clock."""
+        return self.job.created
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What enqueue middleware attached to it."""
+        return self.job.headers or {}
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether this run should stop: a long loop in a thread asks now and then, since nobody can interrupt it."""
+        return self._cancelled is not None and self._cancelled.is_set()
+
+    def progress(self, done: float, total: float = 1.0) -> None:
+        """Say how far the run is; the next heartbeat carries it."""
+        self.progress_made = done / total if total > 0 else None
+
+    def cancel(self) -> None:
+        """Ask a run in a thread to stop. Called by the worker."""
+        if self._cancelled is not None:
+            self._cancelled.set()
+
+    def in_thread(self) -> None:
+        """Prepare for `cancelled` being read from a thread. Called by the worker."""
+        self._cancelled = Event()
+
+
+current_job: ContextVar[CurrentJob] = ContextVar("jobq.current")
+
+
+def current() -> CurrentJob:
+    """The job that is running here. Raises `NoCurrentJob` outside a job."""
+    try:
+        return current_job.get()
+    except LookupError:
+        raise NoCurrentJob("jobq.current() was called outside a job; it works in a task and in worker middleware") from None

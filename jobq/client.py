@@ -1,0 +1,227 @@
+"""Clients: where an application enqueues jobs."""
+
+import asyncio
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast
+
+from msgspec import Raw
+
+from jobq._ids import new_id
+from jobq._outbox import Outbox
+from jobq._signature import MAX_PAYLOAD
+from jobq.broker import Broker
+from jobq.clock import SYSTEM_CLOCK, Clock
+from jobq.errors import BrokerError, JobqError, NotAllStored, NotATask, OutcomeUnknown
+from jobq.middleware import Handler, chain
+from jobq.model import MAX_CHUNK, Answer, Fate, Job
+from jobq.plugins import open_broker
+from jobq.registry import Call, Registry, Task
+
+__all__ = ["Client", "JobHandle"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+_CHUNK_BYTES: Final = 8 << 20
+_FAR: Final = 1e11
+"""Seconds; more than 3,000 years: whoever passes that has mixed up units."""
+
+
+class JobHandle(Generic[R_co]):
+    """A job that was enqueued."""
+
+    __slots__ = ("fate", "id", "task")
+
+    def __init__(self, id: str, task: str, fate: Fate | None) -> None:  # noqa: A002 - the job's word for it
+        self.id = id
+        """The live job's id; of the earlier one when this is a duplicate."""
+        self.task = task
+        self.fate = fate
+        """What became of it; None when an enqueue middleware kept it from being stored."""
+
+    def __repr__(self) -> str:
+        return f"<job {self.id} of {self.task}{'' if self.fate is None else f', {self.fate.value}'}>"
+
+
+class Client:
+    """Enqueues jobs: each `perform_*` returns when the broker has stored them, or raises.
+
+    `Client("redis://…")` opens and closes its own connections. `Client(broker)` borrows a broker that the caller has
+    entered. Used as an async context manager on one event loop, by any number of tasks; concurrent calls share round
+    trips. `timeout` (seconds) bounds how long one enqueue keeps trying while the broker is away; `max_payload`
+    (bytes) is the limit for the encoded arguments of one job.
+    """
+
+    def __init__(
+        self,
+        broker: Broker | str,
+        *,
+        timeout: float = 5.0,
+        max_payload: int = MAX_PAYLOAD,
+        clock: Clock | None = None,
+    ) -> None:
+        self._own = isinstance(broker, str)
+        self._broker = open_broker(broker, clock=clock) if isinstance(broker, str) else broker
+        self._clock = clock or SYSTEM_CLOCK
+        self._max_payload = max_payload
+        self._outbox = Outbox(self._broker, self._clock, timeout)
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        if self._own:
+            await self._stack.enter_async_context(self._broker)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        try:
+            await self._outbox.close()
+        finally:
+            await self._stack.aclose()
+
+    async def perform_async(self, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Enqueue a call of `task` to be run as soon as a worker is free.
+
+        Raises `TypeError` for arguments that do not fit or cannot be stored, `BrokerUnavailable` when the broker
+        cannot be reached in time (`OutcomeUnknown` if it may have stored the job nevertheless), `BrokerFull`.
+        """
+        return await self._perform(task, self._body(task, args, kwargs))
+
+    async def perform_in(
+        self, delay: float | timedelta, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobHandle[R]:
+        """Enqueue a call to be run after `delay` (seconds or timedelta) on the broker's clock; 0 or less means now."""
+        seconds = _seconds(delay)
+        return await self._perform(task, self._body(task, args, kwargs), delay=seconds)
+
+    async def perform_at(self, at: datetime, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Enqueue a call to be run at `at`, an aware datetime; in the past means now."""
+        due = _timestamp(at)
+        return await self._perform(task, self._body(task, args, kwargs), due=due)
+
+    async def perform_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
+        """Enqueue many calls (`task.call(…)`), in chunks of at most 1,000 that are each stored whole or not at all.
+
+        Raises `NotAllStored`, which lists the ids that are stored, not stored, and unknown.
+        """
+        jobs: list[Job] = []
+        registries: list[Registry] = []
+        for call in calls:
+            jobs.append(self._job(call.task, call.body))
+            registries.append(call.task.registry)
+        if any(registry.enqueue_middlewares for registry in registries):
+            return await self._many_through(jobs, registries)
+        return await self._many(jobs)
+
+    def _body(self, task: Task[P, R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Raw:
+        if not isinstance(task, Task):
+            raise NotATask(f"{task!r} is no task, so no worker would know it; decorate the function with @app.task")
+        return task.signature.encode(args, kwargs, self._max_payload)
+
+    def _job(self, task: Task[..., Any], body: Raw, *, delay: float | None = None, due: float | None = None) -> Job:
+        config, overrides = task.config, task.overrides
+        return Job(
+            id=overrides.id or new_id(),
+            task=task.name,
+            queue=overrides.queue or config.queue,
+            priority=config.priority if overrides.priority is None else overrides.priority,
+            created=self._clock.time(),
+            delay=delay,
+            due=due,
+            headers=overrides.headers,
+            body=body,
+        )
+
+    async def _perform(
+        self, task: Task[..., R], body: Raw, *, delay: float | None = None, due: float | None = None
+    ) -> JobHandle[R]:
+        job = self._job(task, body, delay=delay, due=due)
+        if task.registry.enqueue_middlewares:
+            return await self._through(job, task.registry)
+        (answer,) = await self._outbox.store((job,))
+        return JobHandle(answer.id, job.task, answer.fate)
+
+    async def _through(self, job: Job, registry: Registry) -> JobHandle[Any]:
+        """Store `job` inside the app's enqueue middlewares."""
+        answers: list[Answer] = []
+
+        async def store(job: Job) -> object:
+            (answer,) = await self._outbox.store((job,))
+            answers.append(answer)
+            return answer
+
+        await chain(registry.enqueue_middlewares, store)(job)
+        if not answers:
+            return JobHandle(job.id, job.task, None)
+        return JobHandle(answers[-1].id, job.task, answers[-1].fate)
+
+    async def _many(self, jobs: list[Job]) -> list[JobHandle[Any]]:
+        handles: list[JobHandle[Any]] = []
+        for chunk in _chunks(jobs):
+            try:
+                answers = await self._outbox.store(chunk)
+            except BrokerError as exc:
+                start = len(handles)
+                middle = start + len(chunk) if isinstance(exc, OutcomeUnknown) else start
+                ids = [job.id for job in jobs]
+                raise NotAllStored(ids[:start], ids[middle:], ids[start:middle]) from exc
+            handles += [JobHandle(a.id, job.task, a.fate) for a, job in zip(answers, chunk, strict=True)]
+        return handles
+
+    async def _many_through(self, jobs: list[Job], registries: list[Registry]) -> list[JobHandle[Any]]:
+        runs = (self._through(job, registry) for job, registry in zip(jobs, registries, strict=True))
+        results = await asyncio.gather(*runs, return_exceptions=True)
+        errors = [result for result in results if isinstance(result, BaseException)]
+        if not errors:
+            return cast("list[JobHandle[Any]]", results)
+        stranger = next((error for error in errors if not isinstance(error, JobqError)), None)
+        if stranger is not None and len(errors) == len(results):
+            raise stranger
+        ids = {"stored": list[str](), "not_stored": list[str](), "unknown": list[str]()}
+        for job, result in zip(jobs, results, strict=True):
+            ids[_category(result)].append(job.id)
+        raise NotAllStored(**ids) from errors[0]
+
+
+def _category(result: object) -> str:
+    if isinstance(result, OutcomeUnknown):
+        return "unknown"
+    return "not_stored" if isinstance(result, BaseException) else "stored"
+
+
+def _chunks(jobs: Sequence[Job]) -> Iterable[Sequence[Job]]:
+    """Slices of at most `MAX_CHUNK` jobs and about `_CHUNK_BYTES` bytes."""
+    start = size = 0
+    for index, job in enumerate(jobs):
+        size += len(memoryview(job.body))
+        if index - start >= MAX_CHUNK or (size > _CHUNK_BYTES and index > start):
+            yield jobs[start:index]
+            start, size = index, len(memoryview(job.body))
+    if start < len(jobs):
+        yield jobs[start:]
+
+
+def _seconds(delay: float | timedelta) -> float:
+    if isinstance(delay, timedelta):
+        return delay.total_seconds()
+    if isinstance(delay, bool) or not isinstance(delay, (int, float)):
+        raise TypeError(f"the delay is {delay!r}; it is a number of seconds or a timedelta, and comes first")
+    if not math.isfinite(delay) or delay > _FAR:
+        raise ValueError(f"the delay is {delay!r} seconds; it must be a finite number of seconds")
+    return float(delay)
+
+
+def _timestamp(at: datetime) -> float:
+    if not isinstance(at, datetime):
+        raise TypeError(f"the time is {at!r}; it is an aware datetime, and comes first")
+    if at.tzinfo is None or at.utcoffset() is None:
+        raise ValueError(f"{at!r} has no time zone, so it names no moment; e.g. datetime(2027, 1, 1, tzinfo=UTC)")
+    return at.timestamp()
+
+

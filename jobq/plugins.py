@@ -1,0 +1,66 @@
+"""Brokers by name or URL, through the entry-point group `jobq.brokers`."""
+
+import os
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final, cast
+from urllib.parse import urlsplit
+
+from jobq.broker import Broker, BrokerFactory
+from jobq.clock import Clock
+from jobq.errors import ConfigError, MissingExtra, UnknownBroker
+
+__all__ = ["open_broker", "resolve_url"]
+
+GROUP: Final = "jobq.brokers"
+_DEFAULT_URLS: Final = {
+    "memory": "memory://",
+    "postgres": "postgresql://localhost/postgres",
+    "redis": "redis://localhost:6379/0",
+    "rmq": "amqp://guest:guest@localhost:5672/",
+    "sqlite": "sqlite:///jobq.db",
+}
+_SCHEMES: Final = {"rediss": "redis", "unix": "redis", "amqp": "rmq", "amqps": "rmq", "postgresql": "postgres"}
+
+
+def resolve_url(name_or_url: str, environ: Mapping[str, str] | None = None) -> str:
+    """The URL that a short name stands for: `JOBQ_<NAME>_URL`, else that broker's usual local address."""
+    if "://" in name_or_url:
+        return name_or_url
+    name = name_or_url.lower()
+    environ = os.environ if environ is None else environ
+    url = environ.get(f"JOBQ_{name.upper()}_URL") or _DEFAULT_URLS.get(name)
+    if url is None:
+        raise UnknownBroker(f"{name_or_url!r} is no broker: give a URL, or one of {', '.join(sorted(_DEFAULT_URLS))}")
+    return url
+
+
+def open_broker(name_or_url: str, *, clock: Clock | None = None) -> Broker:
+    """A broker for a URL or a short name, not yet entered.
+
+    Raises `UnknownBroker`, `MissingExtra` (with the line to install it), or `ConfigError` for a bad URL.
+    """
+    url = resolve_url(name_or_url)
+    scheme = urlsplit(url).scheme.lower()
+    base = scheme.partition("+")[0]
+    name = _SCHEMES.get(base, base)
+    installed = {entry.name: entry for entry in entry_points(group=GROUP)}
+    entry = installed.get(name)
+    if entry is None:
+        names = ", ".join(sorted(installed)) or "none (is jobq itself installed? try: pip install jobq)"
+        raise UnknownBroker(f"no installed broker serves {scheme + '://'!r}; installed are: {names}")
+    return _load(entry)(url, clock=clock)
+
+
+def _load(entry: EntryPoint) -> BrokerFactory:
+    try:
+        loaded = entry.load()
+    except ImportError as exc:
+        if exc.name is None or exc.name.split(".")[0].startswith("jobq"):
+            raise  # the plug-in itself is broken: advice to install something would be wrong
+        raise MissingExtra(
+            f'the {entry.name} broker needs {exc.name!r}, which is not installed: pip install "jobq[{entry.name}]"'
+        ) from exc
+    if not callable(loaded):
+        raise ConfigError(f"the entry point {entry.name} = {entry.value} is not callable")
+    return cast("BrokerFactory", loaded)

@@ -1,0 +1,189 @@
+"""Tasks and what surrounds them: names to functions, and nothing outside this table is ever run."""
+
+import inspect
+import re
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Generic, ParamSpec, Self, TypeVar
+
+from msgspec import Raw
+
+from jobq._retry import Retry
+from jobq._signature import Signature
+from jobq.errors import ConfigError
+from jobq.middleware import Middleware
+from jobq.model import DEFAULT_PRIORITY, DEFAULT_QUEUE, PRIORITIES, Job
+
+__all__ = ["AsyncTask", "Call", "FailureHandler", "Lifespan", "Registry", "SyncTask", "Task", "TaskOptions", "check_queue"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+FailureHandler = Callable[[Job, BaseException], Awaitable[object] | object]
+"""Called with the job and what it raised; may be async. What it raises itself is logged and ignored."""
+Lifespan = Callable[[], AbstractAsyncContextManager[dict[str, Any]]]
+
+_NAME = re.compile(r"[A-Za-z0-9_.:<>-]{1,200}")
+_QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+
+
+def check_queue(name: object) -> str:
+    """`name`, if it can name a queue. Raises `ConfigError`."""
+    if isinstance(name, str) and _QUEUE.fullmatch(name):
+        return name
+    raise ConfigError(f"{name!r} cannot name a queue: 1 to 128 of A-Z a-z 0-9 _ . -")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """How a task's jobs are run. Times are seconds.
+
+    A worker that runs a job goes by its own code: options do not travel with jobs, but for `queue` and `priority`.
+    """
+
+    queue: str = DEFAULT_QUEUE
+    priority: int = DEFAULT_PRIORITY
+    retry: Retry = field(default_factory=Retry)
+    timeout: float | None = None
+    max_crashes: int = 3
+    keep_dead: bool = True
+    retry_queue: str | None = None
+    on_failure: FailureHandler | None = None
+    on_dead: FailureHandler | None = None
+
+    def __post_init__(self) -> None:
+        check_queue(self.queue)
+        if self.retry_queue is not None:
+            check_queue(self.retry_queue)
+        check_priority(self.priority)
+        if not isinstance(self.retry, Retry):
+            raise ConfigError(f"retry is {self.retry!r}; it is a jobq.Retry, e.g. Retry(max_retries=5)")
+        if self.timeout is not None and not self.timeout > 0:
+            raise ConfigError(f"timeout is {self.timeout!r}; it is a number of seconds above 0, or None")
+        if self.max_crashes < 1:
+            raise ConfigError(f"max_crashes is {self.max_crashes!r}; it is at least 1")
+        for name in ("on_failure", "on_dead"):
+            if (handler := getattr(self, name)) is not None and not callable(handler):
+                raise ConfigError(f"{name} is {handler!r}; it is a function of (job, exception)")
+
+
+def check_priority(priority: object) -> int:
+    """`priority`, if it is one. Raises `ConfigError`."""
+    if isinstance(priority, int) and not isinstance(priority, bool) and priority in PRIORITIES:
+        return priority
+    raise ConfigError(f"priority is {priority!r}; it is a whole number from 0 to 4, and higher runs first")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOptions:
+    """What `task.options(...)` sets for one call; None leaves it to the task."""
+
+    queue: str | None = None
+    priority: int | None = None
+    id: str | None = None
+    headers: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[R_co]):
+    """Arguments bound to a task and already checked and encoded, to be enqueued."""
+
+    task: "Task[..., R_co]"
+    body: Raw
+
+
+class Task(Generic[P, R_co]):
+    """A registered function. Calling it just runs it; a client enqueues it."""
+
+    def __init__(self, function: Callable[P, Any], name: str, config: TaskOptions, registry: "Registry") -> None:
+        self.function = function
+        self.name = name
+        self.config = config
+        self.registry = registry
+        self.signature = Signature(function, name)
+        self.overrides = CallOptions()
+        self.__doc__ = function.__doc__
+        self.__name__ = getattr(function, "__name__", name)
+        self.__wrapped__ = function
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
+        """This task with arguments, to be enqueued later. Raises `TypeError` for arguments that do not fit."""
+        return Call(self, self.signature.encode(args, kwargs))
+
+    def options(
+        self,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        id: str | None = None,  # noqa: A002 - the job's word for it
+        headers: dict[str, str] | None = None,
+    ) -> Self:
+        """This task with other options for the calls made through the result.
+
+        With an `id`, enqueuing it again while the first job lives stores nothing. Raises `ConfigError`.
+        """
+        if queue is not None:
+            check_queue(queue)
+        if priority is not None:
+            check_priority(priority)
+        if id is not None and not _NAME.fullmatch(id):
+            raise ConfigError(f"{id!r} cannot be a job id: 1 to 200 of A-Z a-z 0-9 _ . : < > -")
+        old = self.overrides
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        copy.overrides = CallOptions(
+            queue=queue or old.queue,
+            priority=old.priority if priority is None else priority,
+            id=id or old.id,
+            headers=old.headers if headers is None else headers,
+        )
+        return copy
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}>"
+
+
+class AsyncTask(Task[P, R_co]):
+    """A registered coroutine function."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+        """Just run the function."""
+        return self.function(*args, **kwargs)  # type: ignore[no-any-return]
+
+
+class SyncTask(Task[P, R_co]):
+    """A registered plain function; a worker runs it in a thread."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Just run the function."""
+        return self.function(*args, **kwargs)  # type: ignore[no-any-return]
+
+
+class Registry:
+    """What an app knows."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, Task[..., object]] = {}
+        self.middlewares: list[Middleware] = []
+        self.enqueue_middlewares: list[Middleware] = []
+        self.lifespan: Lifespan | None = None
+
+    def add(self, function: Callable[..., Any], name: str | None, options: TaskOptions) -> Task[..., Any]:
+        """Register `function`. Raises `ConfigError` if its name is taken or cannot be one."""
+        name = name or str(getattr(function, "__qualname__", type(function).__qualname__))
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"{name!r} cannot name a task: 1 to 200 of A-Z a-z 0-9 _ . : < > -")
+        if (other := self.tasks.get(name)) is not None:
+            raise ConfigError(
+                f"two tasks are named {name!r}: {_place(other.function)} and {_place(function)}. Give one of them name="
+            )
+        kind = AsyncTask if inspect.iscoroutinefunction(function) else SyncTask
+        task = self.tasks[name] = kind(function, name, options, self)
+        return task
+
+
+def _place(function: Callable[..., object]) -> str:
+    code = getattr(function, "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)

@@ -1,0 +1,95 @@
+"""A client for code that is not async: the same methods, as plain functions, safe to call from any thread."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterable
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+from jobq._signature import MAX_PAYLOAD
+from jobq.client import Client, JobHandle
+from jobq.errors import ConfigError
+from jobq.registry import Call, Task
+
+__all__ = ["SyncClient"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class SyncClient:
+    """Enqueues jobs from synchronous code: each `perform_*` blocks until the broker has stored them, or raises.
+
+    One instance serves any number of threads, and their calls share round trips. Used as a context manager, or with
+    `open()` and `close()`. It runs a `Client` on an event loop in a thread of its own; after a fork, make a new one.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 5.0, max_payload: int = MAX_PAYLOAD) -> None:
+        self._client = Client(url, timeout=timeout, max_payload=max_payload)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def open(self) -> Self:
+        """Connect. Raises what `Client` raises on entering."""
+        if self._loop is not None:
+            raise ConfigError("this SyncClient is open already")
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="jobq sync client", daemon=True)
+        self._thread.start()
+        try:
+            self._run(self._client.__aenter__())
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def close(self) -> None:
+        """Wait for what is under way, and disconnect."""
+        if self._loop is None:
+            return
+        try:
+            self._run(self._client.__aexit__(None, None, None))
+        finally:
+            self._stop()
+
+    def perform_async(self, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """See `Client.perform_async`."""
+        return self._run(self._client.perform_async(task, *args, **kwargs))
+
+    def perform_in(
+        self, delay: float | timedelta, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobHandle[R]:
+        """See `Client.perform_in`."""
+        return self._run(self._client.perform_in(delay, task, *args, **kwargs))
+
+    def perform_at(self, at: datetime, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """See `Client.perform_at`."""
+        return self._run(self._client.perform_at(at, task, *args, **kwargs))
+
+    def perform_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
+        """See `Client.perform_many`."""
+        return self._run(self._client.perform_many(calls))
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        if self._loop is None:
+            coroutine.close()
+            raise ConfigError('this SyncClient is not open; use it as "with SyncClient(url) as client:"')
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise ConfigError("a SyncClient cannot be used on its own event loop; in async code use Client")
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _stop(self) -> None:
+        loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
+        if loop is not None and thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
