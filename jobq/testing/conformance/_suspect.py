@@ -1,0 +1,78 @@
+"""Jobs whose workers keep dying."""
+
+from jobq.model import SUSPECT_AFTER, Crash, Released
+from jobq.testing.conformance._bench import Bench, Promises, done, ids
+
+
+class SuspectPromises(Promises):
+    """A job that was held through `SUSPECT_AFTER` crashes is claimed only by who asks for suspects."""
+
+    async def test_a_suspect_is_claimed_only_if_suspects_are_asked_for(self, bench: Bench) -> None:
+        crashes = await make_suspects(bench, "a")
+        worker = await bench.worker()
+        assert ids(await worker.claim()) == []
+        suspect = await worker.claim_one(suspects=True)
+        assert (suspect.job.id, list(suspect.crashes)) == ("a", crashes["a"])
+
+    async def test_one_crash_makes_no_suspect(self, bench: Bench) -> None:
+        await bench.put("a")
+        worker = await bench.worker()
+        await worker.claim_one()
+        await bench.crash(worker)
+        assert await (await bench.worker()).drain() == ["a"]
+
+    async def test_there_is_at_most_one_suspect_in_a_turn(self, bench: Bench) -> None:
+        await make_suspects(bench, "a", "b")
+        await bench.put("c", queue="other")
+        worker = await bench.worker()
+        first = ids(await worker.claim(9, "default", "other", suspects=True))
+        assert first == ["a", "c"]
+        assert ids(await worker.claim(9, "default", "other", suspects=True)) == ["b"]
+
+    async def test_a_suspect_comes_with_others_and_within_the_limit(self, bench: Bench) -> None:
+        await make_suspects(bench, "a")
+        await bench.put("b", "c")
+        assert ids(await (await bench.worker()).claim(2, suspects=True)) == ["a", "b"]
+
+    async def test_suspects_stay_in_their_queue(self, bench: Bench) -> None:
+        await make_suspects(bench, "a")
+        worker = await bench.worker()
+        assert ids(await worker.claim(9, "other", suspects=True)) == []
+        assert ids(await worker.claim(9, "other", "default", suspects=True)) == ["a"]
+
+    async def test_a_released_suspect_is_a_suspect_still(self, bench: Bench) -> None:
+        await make_suspects(bench, "a")
+        worker = await bench.worker()
+        suspect = await worker.claim_one(suspects=True)
+        await worker.settle(Released("a", suspect.epoch))
+        assert ids(await worker.claim()) == []
+        suspect = await worker.claim_one(suspects=True)
+        await worker.settle(Released("a", suspect.epoch, delay=2))
+        bench.clock.advance(2)
+        assert ids(await worker.claim()) == []
+        assert ids(await worker.claim(suspects=True)) == ["a"]
+
+    async def test_a_suspect_that_is_done_is_gone(self, bench: Bench) -> None:
+        await make_suspects(bench, "a")
+        worker = await bench.worker()
+        await worker.settle(*done(await worker.claim_one(suspects=True)))
+        await bench.put("a")
+        assert (await worker.claim_one()).crashes == ()
+
+    async def test_a_limit_of_zero_claims_no_suspect(self, bench: Bench) -> None:
+        await make_suspects(bench, "a")
+        assert ids(await (await bench.worker()).claim(0, suspects=True)) == []
+
+
+async def make_suspects(bench: Bench, *names: str) -> dict[str, list[Crash]]:
+    """Let these jobs crash `SUSPECT_AFTER` times; the crashes of each."""
+    crashes = dict[str, list[Crash]]()
+    await bench.put(*names)
+    for number in range(SUSPECT_AFTER):
+        worker = await bench.worker(f"victim {number}")
+        held = await worker.claim()
+        await bench.crash(worker)
+        for delivery in held:
+            crash = Crash(delivery.epoch, bench.clock.time(), worker.info.id)
+            crashes.setdefault(delivery.job.id, []).append(crash)
+    return crashes
