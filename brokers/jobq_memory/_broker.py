@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from jobq.broker import Capability
 from jobq.clock import SYSTEM_CLOCK, Clock
-from jobq.errors import ConfigError
+from jobq.errors import BrokerUnavailable, ConfigError
 from jobq.model import Answer, Beat, Claim, Job, Orders, Outcome, Stamp, Swept, Turn, WorkerInfo
 from jobq_memory._state import State
 
@@ -44,20 +44,32 @@ class MemoryBroker:
             raise ConfigError(f"not a memory URL: {url!r}; it is memory:// or memory://name")
         self.url = url
         self._clock = clock or SYSTEM_CLOCK
-        self._shared = _named.setdefault(parts.netloc, _Shared()) if parts.netloc else _Shared()
+        self._here = _named.setdefault(parts.netloc, _Shared()) if parts.netloc else _Shared()
+        self._entered = 0
+        self._closed = False
 
     def twin(self) -> "MemoryBroker":
         other = MemoryBroker("memory://", clock=self._clock)
-        other.url, other._shared = self.url, self._shared
+        other.url, other._here = self.url, self._here
         return other
 
+    @property
+    def _shared(self) -> _Shared:
+        if self._closed:
+            raise BrokerUnavailable(f"this broker on {self.url} was closed")
+        return self._here
+
     async def __aenter__(self) -> Self:
+        """May be entered several times, by a client and a worker for instance; the last to leave closes it."""
+        self._entered += 1
+        self._closed = False
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None, /
     ) -> None:
-        return None
+        self._entered -= 1
+        self._closed = self._entered == 0
 
     async def enqueue(self, jobs: Sequence[Job], stamp: Stamp) -> Sequence[Answer]:
         with self._shared.lock:
@@ -75,14 +87,15 @@ class MemoryBroker:
     async def wait(self, queues: Sequence[str], timeout: float) -> None:  # noqa: ASYNC109 - the protocol's word
         event = asyncio.Event()
         sleeper = (asyncio.get_running_loop(), event)
-        self._shared.sleepers.add(sleeper)
+        shared = self._shared
+        shared.sleepers.add(sleeper)
         try:
-            with self._shared.lock:
-                ready = self._shared.state.has_work(queues, self._clock.time())
+            with shared.lock:
+                ready = shared.state.has_work(queues, self._clock.time())
             if not ready:
                 await self._clock.wait(event, timeout)
         finally:
-            self._shared.sleepers.discard(sleeper)
+            shared.sleepers.discard(sleeper)
 
     async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float) -> Orders:
         with self._shared.lock:

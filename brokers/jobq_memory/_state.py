@@ -54,7 +54,7 @@ class Lease:
     info: WorkerInfo
     end: float
     last: int = 0
-    held: dict[str, Entry] = field(default_factory=dict)
+    held: dict[str, Entry] = field(default_factory=dict[str, Entry])
 
 
 @dataclass(slots=True)
@@ -140,7 +140,7 @@ class State:
                 del self.leases[lease.info.id]
         for client in [client for client, stamped in self.stamps.items() if stamped.at + STAMP_TTL <= now]:
             del self.stamps[client]
-        peers = [lease.info.id for lease in self.leases.values() if lease.info.host == host]
+        peers = [lease.info.id for lease in self.leases.values() if lease.info.host == host and lease.end > now]
         return Swept(self.next_due(now), promoted, reclaimed, over, peers)
 
     def has_work(self, queues: Iterable[str], now: float) -> bool:
