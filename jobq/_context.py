@@ -1,5 +1,6 @@
 """What a running job knows about itself."""
 
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,21 @@ __all__ = ["CurrentJob", "current", "current_job"]
 class CurrentJob:
     """The job that runs here. Get it with `jobq.current()`."""
 
-    __slots__ = ("_cancelled", "attempt", "client", "epoch", "job", "progress_made", "state")
+    __slots__ = ("_cancelled", "attempt", "client", "epoch", "job", "progress_made", "run", "state")
 
-    def __init__(self, job: Job, *, epoch: int, attempt: int, client: "Client", state: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        job: Job,
+        *,
+        epoch: int,
+        attempt: int,
+        client: "Client",
+        state: dict[str, Any],
+        run: Callable[[], Awaitable[object]],
+    ) -> None:
         self.job = job
+        self.run = run
+        """Calls the task with its arguments; the innermost handler does."""
         self.epoch = epoch
         """The fencing token of this run: grows with every claim, so that an outside system can refuse a stale one."""
         self.attempt = attempt
@@ -83,4 +95,6 @@ def current() -> CurrentJob:
     try:
         return current_job.get()
     except LookupError:
-        raise NoCurrentJob("jobq.current() was called outside a job; it works in a task and in worker middleware") from None
+        raise NoCurrentJob(
+            "jobq.current() was called outside a job; it works in a task and in worker middleware"
+        ) from None

@@ -48,7 +48,9 @@ class Retry:
             raise ConfigError(f"backoff is {self.backoff!r}; it is a function from the retry's number to seconds")
         for name in ("on", "never_on"):
             kinds = getattr(self, name)
-            if not isinstance(kinds, tuple) or not all(isinstance(k, type) and issubclass(k, BaseException) for k in kinds):
+            if not isinstance(kinds, tuple) or not all(
+                isinstance(k, type) and issubclass(k, BaseException) for k in kinds
+            ):
                 raise ConfigError(f"{name} is {kinds!r}; it is a tuple of exception classes")
 
     def delay_after(self, exc: BaseException, attempt: int) -> float | None:

@@ -20,7 +20,7 @@ MAX_PAYLOAD: Final = 256 * 1024
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-_STARS = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+_STARS: Final[dict[Any, str]] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 _WHERE = re.compile(r" - at `\$(?:\.args\[(\d+)\]|\.kwargs\.?([^`.\[]*))?([^`]*)`$")
 
 
@@ -183,7 +183,9 @@ class Signature:
             forbid_unknown_fields=True,
         )
         body = msgspec.defstruct(
-            "body", [("args", args | UnsetType, UNSET), ("kwargs", kwargs | UnsetType, UNSET)], forbid_unknown_fields=True
+            "body",
+            [("args", args | UnsetType, UNSET), ("kwargs", kwargs | UnsetType, UNSET)],
+            forbid_unknown_fields=True,
         )
         return msgspec.json.Decoder(body, dec_hook=_from_wire)
 

@@ -223,5 +223,3 @@ def _timestamp(at: datetime) -> float:
     if at.tzinfo is None or at.utcoffset() is None:
         raise ValueError(f"{at!r} has no time zone, so it names no moment; e.g. datetime(2027, 1, 1, tzinfo=UTC)")
     return at.timestamp()
-
-

@@ -19,7 +19,10 @@
     │   └── NotAllStored                  several jobs, and not all of them are known to be stored
     ├── Unsupported(NotImplementedError)  this broker cannot; the message says what can
     ├── NoCurrentJob(RuntimeError)        `current()` outside a job
-    └── JobTimeout(TimeoutError)          a job ran longer than its task allows
+    ├── JobTimeout(TimeoutError)          a job ran longer than its task allows
+    ├── JobAborted                        a body ended itself with SystemExit, or cancelled itself
+    ├── JobPoisonous                      a job was held by several workers when they died
+    └── TaskUnknown                       no worker knew the job's task for too long
 
     Verdict                               not errors: what a task raises to decide its own end
     ├── RetryIn                           run me again later; spends an attempt
@@ -114,6 +117,18 @@ class NoCurrentJob(JobqError, RuntimeError):
 
 class JobTimeout(JobqError, TimeoutError):
     """A job ran longer than its task allows."""
+
+
+class JobAborted(JobqError):
+    """A body ended itself with SystemExit, or cancelled itself."""
+
+
+class JobPoisonous(JobqError):
+    """A job was held by several workers when they died."""
+
+
+class TaskUnknown(JobqError):
+    """No worker knew the job's task for too long."""
 
 
 class Verdict(Exception):  # a decision, not an error

@@ -15,7 +15,17 @@ from jobq.errors import ConfigError
 from jobq.middleware import Middleware
 from jobq.model import DEFAULT_PRIORITY, DEFAULT_QUEUE, PRIORITIES, Job
 
-__all__ = ["AsyncTask", "Call", "FailureHandler", "Lifespan", "Registry", "SyncTask", "Task", "TaskOptions", "check_queue"]
+__all__ = [
+    "AsyncTask",
+    "Call",
+    "FailureHandler",
+    "Lifespan",
+    "Registry",
+    "SyncTask",
+    "Task",
+    "TaskOptions",
+    "check_queue",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -1,0 +1,214 @@
+"""From a delivery to an outcome, in named steps."""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from jobq._context import CurrentJob, current_job
+from jobq.client import Client
+from jobq.errors import DecodeError, JobAborted, JobPoisonous, JobTimeout, TaskUnknown, Verdict
+from jobq.middleware import Handler, chain
+from jobq.model import Dead, Delivery, Done, Job, Outcome, Released
+from jobq.registry import AsyncTask, FailureHandler, Registry, Task, TaskOptions
+from jobq.worker.deadlines import Deadlines
+from jobq.worker.held import Cause, Held
+from jobq.worker.outcomes import Scribe
+from jobq.worker.slots import Slots
+
+__all__ = ["Executor"]
+
+HANDLER_TIMEOUT: Final = 30.0
+"""Seconds that an `on_failure` or `on_dead` handler may take."""
+_UNKNOWN: Final = TaskOptions()
+
+log = logging.getLogger("jobq.worker")
+
+
+class Executor:
+    """Runs jobs. Whatever happens in a body, each delivery ends in exactly one outcome, or was lost with its lease."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        slots: Slots,
+        deadlines: Deadlines,
+        scribe: Scribe,
+        client: Client,
+        *,
+        state: dict[str, Any],
+        now: Callable[[], float],
+        park_grace: float,
+    ) -> None:
+        self._tasks = registry.tasks
+        self._slots = slots
+        self._deadlines = deadlines
+        self._scribe = scribe
+        self._client = client
+        self._state = state
+        self._now = now
+        self._park_grace = park_grace
+        self._limiter = CapacityLimiter(slots.concurrency)
+        self._runners = {name: self._runner(task) for name, task in registry.tasks.items()}
+        self._handler: Handler | None = chain(registry.middlewares, _innermost) if registry.middlewares else None
+        self._create_task = asyncio.get_running_loop().create_task
+
+    def admit(self, delivery: Delivery) -> None:
+        """Take a claimed job: it will wait for a slot, or it has its outcome already."""
+        held = Held(delivery)
+        self._slots.add(held)
+        task = self._tasks.get(delivery.job.task)
+        if delivery.malformed is not None:
+            self._bury(held, DecodeError(delivery.malformed), None)
+        elif task is None:
+            self._park(held)
+        elif len(delivery.crashes) >= task.config.max_crashes:
+            times = len(delivery.crashes)
+            self._bury(held, JobPoisonous(f"held by a worker that died {times} times"), task)
+        else:
+            self._prepare(held, task)
+
+    def start_waiting(self) -> None:
+        """Start what waits, as far as there are slots."""
+        while (held := self._slots.take()) is not None:
+            held.body = self._create_task(self._run(held))
+            if held.timeout is not None:
+                self._deadlines.add(held)
+
+    def _prepare(self, held: Held, task: Task[..., Any]) -> None:
+        delivery = held.delivery
+        try:
+            args, kwargs = task.signature.decode(delivery.job.body)
+        except DecodeError as exc:
+            self._bury(held, exc, task)
+            return
+        held.timeout = task.config.timeout
+        held.current = CurrentJob(
+            delivery.job,
+            epoch=delivery.epoch,
+            attempt=delivery.trail.attempt + 1,
+            client=self._client,
+            state=self._state,
+            run=partial(self._runners[task.name], *args, **kwargs),
+        )
+        self._slots.queue(held)
+
+    async def _run(self, held: Held) -> None:
+        assert held.current is not None
+        held.started = True
+        current_job.set(held.current)
+        delivery = held.delivery
+        try:
+            if self._handler is None:
+                await held.current.run()
+            else:
+                await self._handler(delivery.job)
+        except BaseException as exc:  # noqa: BLE001 - sys.exit() in a body ends the job, not the worker
+            self._deadlines.discard(held)
+            outcome = await self._after(held, exc)
+        else:
+            self._deadlines.discard(held)
+            outcome = Done(delivery.job.id, delivery.epoch)
+            if held.cause is Cause.TIMEOUT:
+                log.warning("%r took longer than its timeout, yet it ended; its end counts", held)
+        self._slots.settle(held, outcome)
+
+    async def _after(self, held: Held, exc: BaseException) -> Outcome:
+        """What a body's exception means; the worker's own cancellations are no errors."""
+        delivery, cause = held.delivery, held.cause
+        if cause is Cause.SHUTDOWN or cause is Cause.LEASE_LOST:
+            # after a lost lease the broker refuses this, unless the lease was only feared lost: then it is due
+            return Released(delivery.job.id, delivery.epoch)
+        if cause is Cause.ORDERED:
+            return self._scribe.cancelled(delivery, "ordered", self._now())
+        if cause is Cause.TIMEOUT and isinstance(exc, asyncio.CancelledError):
+            timeout = JobTimeout(f"it ran longer than its timeout of {held.timeout:g} s")
+            timeout.__cause__ = exc
+            exc = timeout
+        elif not isinstance(exc, Exception):
+            aborted = JobAborted(f"the body raised {exc!r}")
+            aborted.__cause__ = exc
+            exc = aborted
+        task = self._tasks[delivery.job.task]
+        outcome = self._scribe.after_error(delivery, exc, task.config, self._now())
+        if not isinstance(exc, Verdict) or isinstance(outcome, Dead):
+            handler = task.config.on_dead if isinstance(outcome, Dead) else task.config.on_failure
+            self._log_failure(held, exc, outcome)
+            await self._call_handler(handler, delivery.job, exc)
+        return outcome
+
+    def _park(self, held: Held) -> None:
+        delivery, now = held.delivery, self._now()
+        since = delivery.trail.parked
+        name = delivery.job.task
+        if since is not None and now - since >= self._park_grace:
+            self._bury(held, TaskUnknown(f"unknown task {name!r}: no worker knew it for {self._park_grace:g} s"), None)
+            return
+        if since is None:
+            log.warning("%r is put aside: this worker knows no task %r", held, name)
+        self._slots.settle(held, self._scribe.parked(delivery, now))
+
+    def _bury(self, held: Held, exc: BaseException, task: Task[..., Any] | None) -> None:
+        options = _UNKNOWN if task is None else task.config
+        log.error("%r is dead: %s", held, exc)
+        outcome = self._scribe.buried(held.delivery, exc, self._now(), keep=options.keep_dead)
+        if options.on_dead is None:
+            self._slots.settle(held, outcome)
+            return
+        held.body = self._create_task(self._bury_with_handler(held, options.on_dead, exc, outcome))
+        self._slots.taken += 1  # given back, as every slot, when the outcome is stored
+
+    async def _bury_with_handler(self, held: Held, handler: FailureHandler, exc: BaseException, outcome: Dead) -> None:
+        try:
+            await self._call_handler(handler, held.delivery.job, exc)
+        finally:
+            self._slots.settle(held, outcome)
+
+    async def _call_handler(self, handler: FailureHandler | None, job: Job, exc: BaseException) -> None:
+        if handler is None:
+            return
+        try:
+            async with asyncio.timeout(HANDLER_TIMEOUT):
+                if inspect.iscoroutinefunction(handler):
+                    await handler(job, exc)
+                else:
+                    await anyio.to_thread.run_sync(handler, job, exc, limiter=self._limiter, abandon_on_cancel=True)
+        except (Exception, asyncio.CancelledError):
+            log.exception("the handler %r of job %s failed", handler, job.id)
+
+    def _log_failure(self, held: Held, exc: BaseException, outcome: Outcome) -> None:
+        if isinstance(outcome, Dead):
+            log.error("%r is dead after attempt %d: %r", held, outcome.trail.attempt, exc)
+        else:
+            log.info("%r failed and runs again: %r", held, exc)
+
+    def _runner(self, task: Task[..., Any]) -> Callable[..., Awaitable[object]]:
+        if isinstance(task, AsyncTask):
+            return task.function
+        return partial(self._run_in_thread, task.function)
+
+    async def _run_in_thread(self, function: Callable[..., object], *args: object, **kwargs: object) -> object:
+        """Run a plain function in a thread. The slot and the lease stay with it until it returns, come what may."""
+        current = current_job.get()
+        current.in_thread()
+        call = anyio.to_thread.run_sync(partial(function, *args, **kwargs), limiter=self._limiter)
+        thread = self._create_task(call)
+        while not thread.done():
+            try:
+                await asyncio.shield(thread)
+            except asyncio.CancelledError:
+                if thread.done():
+                    break
+                current.cancel()  # nobody can stop a thread; it may ask
+            except BaseException:  # noqa: BLE001 - it is the thread's, and raised below
+                break
+        return thread.result()
+
+
+async def _innermost(job: Job) -> object:
+    return await current_job.get().run()

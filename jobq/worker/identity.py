@@ -1,0 +1,49 @@
+"""Who a worker is, and how its neighbours can prove that it is dead."""
+
+import hashlib
+import os
+import secrets
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = ["dead_peers", "host_id", "new_worker_id"]
+
+
+def host_id() -> str:
+    """Equal exactly for processes that can see each other: same boot of the same machine, same pid namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # no Linux: no two processes are known to be neighbours
+        boot, namespace = socket.gethostname(), secrets.token_hex(8)
+    return hashlib.sha256(f"{boot} {namespace}".encode()).hexdigest()[:12]
+
+
+def new_worker_id(host: str) -> str:
+    """`host-pid-start-random`: unique for ever, and enough to look the process up."""
+    pid = os.getpid()
+    return f"{host}-{pid}-{_start_time(pid) or 0}-{secrets.token_hex(4)}"
+
+
+def dead_peers(host: str, peers: Iterable[str]) -> list[str]:
+    """Those of `peers` whose process is certainly gone. Silence proves nothing; a missing or reused pid does."""
+    return [peer for peer in peers if _is_dead(host, peer)]
+
+
+def _is_dead(host: str, peer: str) -> bool:
+    parts = peer.split("-")
+    if len(parts) != 4 or parts[0] != host or not (parts[1].isdigit() and parts[2].isdigit()):  # noqa: PLR2004
+        return False
+    pid, start = int(parts[1]), int(parts[2])
+    return start != 0 and Path("/proc/self/stat").exists() and _start_time(pid) != start
+
+
+def _start_time(pid: int) -> int | None:
+    """Clock ticks from boot to the start of a process (proc(5), stat field 22); None if there is none, or a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()  # the name before it may hold spaces and parentheses
+    return None if fields[0] in "ZX" else int(fields[19])

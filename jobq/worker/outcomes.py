@@ -1,0 +1,117 @@
+"""From how a run ended to what is stored of it: pure functions."""
+
+import traceback
+from dataclasses import dataclass
+from typing import Final
+
+from jobq._retry import Exponential
+from jobq.errors import Discard, RetryIn, Snooze
+from jobq.model import HISTORY_LIMIT, Again, Cancelled, Dead, Delivery, Event, Failure, Happening, Trail
+from jobq.registry import TaskOptions
+
+__all__ = ["Scribe", "failure_of"]
+
+_MESSAGE: Final = 2_000
+_TRACEBACK: Final = 8_000
+_DETAIL: Final = 200
+_PARK_FIRST: Final = 1.0
+_PARK_CAP: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scribe:
+    """Writes outcomes in the name of one worker. `now` is seconds since the epoch."""
+
+    worker: str
+
+    def after_error(
+        self, delivery: Delivery, exc: BaseException, options: TaskOptions, now: float
+    ) -> Again | Dead | Cancelled:
+        """What follows when a body raised `exc`."""
+        if isinstance(exc, Snooze):
+            return self._again(delivery, delivery.trail, exc.delay, Happening.SNOOZED, "", now)
+        if isinstance(exc, Discard):
+            return Cancelled(
+                *_token(delivery), self._trail(delivery, delivery.trail, Happening.CANCELLED, exc.reason, now)
+            )
+        failure = failure_of(exc)
+        trail = Trail(delivery.trail.attempt + 1, None, failure, delivery.trail.history)
+        delay = _delay(exc, options, trail.attempt)
+        if delay is None:
+            return self._dead(delivery, trail, now, keep=options.keep_dead)
+        return self._again(delivery, trail, delay, Happening.RETRIED, _short(failure), now, options.retry_queue)
+
+    def cancelled(self, delivery: Delivery, reason: str, now: float) -> Cancelled:
+        """Somebody ordered it."""
+        return Cancelled(*_token(delivery), self._trail(delivery, delivery.trail, Happening.CANCELLED, reason, now))
+
+    def buried(self, delivery: Delivery, exc: BaseException, now: float, *, keep: bool = True) -> Dead:
+        """It cannot or must not run at all; no attempt is spent."""
+        old = delivery.trail
+        return self._dead(delivery, Trail(old.attempt, old.parked, failure_of(exc), old.history), now, keep=keep)
+
+    def parked(self, delivery: Delivery, now: float) -> Again:
+        """This worker does not know the task; another may, or this one after its next deploy."""
+        old = delivery.trail
+        since = now if old.parked is None else old.parked
+        delay = min(_PARK_CAP, max(_PARK_FIRST, now - since))
+        trail = Trail(old.attempt, since, old.failure, old.history)
+        if old.parked is not None:  # one line in the history is enough
+            return Again(*_token(delivery), trail, delay)
+        return self._again(delivery, trail, delay, Happening.PARKED, "unknown task", now)
+
+    def _again(
+        self,
+        delivery: Delivery,
+        trail: Trail,
+        delay: float,
+        what: Happening,
+        detail: str,
+        now: float,
+        queue: str | None = None,
+    ) -> Again:
+        return Again(*_token(delivery), self._trail(delivery, trail, what, detail, now), delay, queue)
+
+    def _dead(self, delivery: Delivery, trail: Trail, now: float, *, keep: bool) -> Dead:
+        detail = "" if trail.failure is None else _short(trail.failure)
+        return Dead(*_token(delivery), self._trail(delivery, trail, Happening.DEAD, detail, now), keep)
+
+    def _trail(self, delivery: Delivery, trail: Trail, what: Happening, detail: str, now: float) -> Trail:
+        """`trail` with one more event, and with the crashes that the broker noted since the last one."""
+        known = {event.at for event in trail.history if event.what is Happening.CRASHED}
+        crashed = [Event(c.at, Happening.CRASHED, c.worker) for c in delivery.crashes if c.at not in known]
+        event = Event(round(now, 3), what, self.worker, _clean(detail, _DETAIL))
+        history = (*trail.history, *crashed, event)[-HISTORY_LIMIT:]
+        return Trail(trail.attempt, trail.parked, trail.failure, history)
+
+
+def failure_of(exc: BaseException) -> Failure:
+    """`exc` as text, cut to a sane length; the end of a traceback says most."""
+    lines = "".join(traceback.format_exception(exc))
+    try:
+        message = str(exc)
+    except Exception as broken:  # noqa: BLE001 - a user's __str__ may do anything
+        message = f"<its __str__ raised {type(broken).__name__}>"
+    return Failure(type(exc).__qualname__, _clean(message, _MESSAGE), _clean(lines[-_TRACEBACK:], _TRACEBACK))
+
+
+def _token(delivery: Delivery) -> tuple[str, int]:
+    return delivery.job.id, delivery.epoch
+
+
+def _delay(exc: BaseException, options: TaskOptions, attempt: int) -> float | None:
+    if isinstance(exc, RetryIn):
+        return exc.delay if attempt <= options.retry.max_retries else None
+    try:
+        return options.retry.delay_after(exc, attempt)
+    except Exception:  # noqa: BLE001 - a user's backoff must not lose the job
+        return Exponential()(attempt)
+
+
+def _short(failure: Failure) -> str:
+    return f"{failure.kind}: {failure.message}" if failure.message else failure.kind
+
+
+def _clean(text: str, limit: int) -> str:
+    """At most `limit` characters that JSON can store (no lone surrogates)."""
+    return text[:limit].encode("utf-8", "replace").decode()

@@ -1,0 +1,103 @@
+"""What the worker holds: jobs waiting for a slot, jobs running, outcomes not stored yet. Pure bookkeeping.
+
+A slot is held from the start of a body until its outcome is stored, so that a slow broker slows the worker down
+instead of filling its memory.
+"""
+
+import asyncio
+from collections import deque
+from typing import Final
+
+from jobq.model import Outcome
+from jobq.worker.held import Held
+
+__all__ = ["Slots"]
+
+_AHEAD: Final = 0.020
+_RATE_WINDOW: Final = 0.25
+
+
+class Slots:
+    """The worker's hands. `changed` is set when there is something for the next turn."""
+
+    def __init__(self, concurrency: int) -> None:
+        self.concurrency = concurrency
+        self.held: dict[int, Held] = {}
+        self.waiting: deque[Held] = deque()
+        self.outcomes: list[Outcome] = []
+        self.changed = asyncio.Event()
+        self.taken = 0
+        self._rate = 0.0
+        self._stored = 0
+        self._since: float | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is held."""
+        return not self.held
+
+    def room(self, settling: int) -> int:
+        """How many more to claim in a turn that settles `settling` of those held.
+
+        No more than the free slots, plus what the last second's rate would start within 20 ms: enough to keep the
+        slots busy during a round trip, too little to keep from other workers.
+        """
+        ahead = min(int(self._rate * _AHEAD), 4 * self.concurrency)
+        return max(0, self.concurrency + ahead - (len(self.held) - settling))
+
+    def free(self, settling: int) -> int:
+        """Slots that are free once `settling` outcomes are stored."""
+        return self.concurrency - self.taken + settling
+
+    def holds_suspect(self) -> bool:
+        """Whether a job is held that may have killed workers."""
+        return any(held.suspect for held in self.held.values())
+
+    def add(self, held: Held) -> None:
+        """Take a claimed job."""
+        self.held[held.epoch] = held
+
+    def queue(self, held: Held) -> None:
+        """Let a job wait for a slot; a suspect goes first."""
+        (self.waiting.appendleft if held.suspect else self.waiting.append)(held)
+
+    def take(self) -> Held | None:
+        """The next job to start, and a slot for it; None if there is none of either."""
+        if self.taken >= self.concurrency or not self.waiting:
+            return None
+        self.taken += 1
+        return self.waiting.popleft()
+
+    def settle(self, held: Held, outcome: Outcome) -> None:
+        """Give a held job its one outcome; a second one is dropped."""
+        if held.settled or held.epoch not in self.held:
+            return
+        held.settled = True
+        self.outcomes.append(outcome)
+        self.changed.set()
+
+    def stored(self, outcomes: list[Outcome], now: float) -> None:
+        """Outcomes are with the broker: their jobs are gone, their slots free."""
+        for outcome in outcomes:
+            held = self.held.pop(outcome.epoch, None)
+            if held is not None and held.body is not None:
+                self.taken -= 1
+        self._measure(len(outcomes), now)
+
+    def drop(self, held: Held) -> None:
+        """Forget a job whose token somebody else has, or nobody."""
+        if self.held.pop(held.epoch, None) is None:
+            return
+        held.settled = True
+        if held.body is not None:
+            self.taken -= 1
+        elif held in self.waiting:
+            self.waiting.remove(held)
+
+    def _measure(self, count: int, now: float) -> None:
+        self._stored += count
+        if self._since is None:
+            self._since = now
+        elapsed = now - self._since
+        if elapsed >= _RATE_WINDOW:
+            self._rate, self._stored, self._since = self._stored / elapsed, 0, now

@@ -1,0 +1,56 @@
+"""Upkeep that every worker does: due jobs, lost leases, and neighbours that are provably dead."""
+
+import logging
+import random
+from collections.abc import Callable
+from typing import Final
+
+from jobq.broker import Broker
+from jobq.clock import Clock
+from jobq.worker.identity import dead_peers
+
+__all__ = ["Sweeper"]
+
+LIMIT: Final = 1000
+_LOOK: Final = 1.0
+"""Seconds between looks at the neighbours' processes; they cost no round trip."""
+
+log = logging.getLogger("jobq.worker")
+
+
+class Sweeper:
+    """Sweeps every `interval` seconds, give or take a quarter so that a fleet spreads out, and when a neighbour died."""
+
+    def __init__(
+        self, broker: Broker, worker: str, host: str, interval: float, clock: Clock, look: Callable[[], None]
+    ) -> None:
+        self._broker = broker
+        self._worker = worker
+        self._host = host
+        self._interval = interval
+        self._clock = clock
+        self._look = look
+        self._peers: tuple[str, ...] = ()
+
+    async def step(self) -> None:
+        """Sweep, then watch the neighbours until it is time to sweep again."""
+        await self.sweep()
+        until = self._clock.monotonic() + self._interval * random.uniform(0.75, 1.25)
+        while (left := until - self._clock.monotonic()) > 0:
+            await self._clock.sleep(min(_LOOK, left))
+            if dead := dead_peers(self._host, self._peers):
+                await self.sweep(dead)
+
+    async def sweep(self, dead: list[str] | None = None) -> None:
+        """Sweep until nothing is left to do."""
+        while True:
+            swept = await self._broker.sweep(self._host, LIMIT, dead or ())
+            self._peers = tuple(peer for peer in swept.peers if peer != self._worker)
+            if swept.reclaimed:
+                log.warning("took back %d jobs of workers that died or lost their lease", swept.reclaimed)
+            if swept.promoted or swept.reclaimed:
+                self._look()
+            newly_dead = dead_peers(self._host, self._peers)
+            if not swept.more and newly_dead in ([], dead):
+                return
+            dead = newly_dead

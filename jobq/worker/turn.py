@@ -1,0 +1,173 @@
+"""The one loop that talks to the broker about jobs: settle what ended, claim what fits, start it."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from jobq.broker import Broker
+from jobq.clock import Clock
+from jobq.model import Claim, Outcome, Turn
+from jobq.worker.execute import Executor
+from jobq.worker.options import QueueWeight
+from jobq.worker.slots import Slots
+
+__all__ = ["Turner"]
+
+BATCH: Final = 1000
+POLL: Final = 5.0
+"""Seconds after which an idle worker looks for itself, in case a wake-up was lost."""
+_QUICK: Final = 0.005
+_TOLERATED: Final = 3
+_SPIN_CAP: Final = 0.25
+_SAME_DUE: Final = 0.0005
+
+log = logging.getLogger("jobq.worker")
+
+
+class Turner:
+    """Turns, one at a time. `step` makes one; `wake` and `alarm` run beside it and say when one is worth while."""
+
+    def __init__(
+        self, broker: Broker, worker: str, queues: Sequence[QueueWeight], slots: Slots, executor: Executor, clock: Clock
+    ) -> None:
+        self._broker = broker
+        self._worker = worker
+        self._order = _order(queues)
+        self._queues = [queue.name for queue in queues]
+        self._slots = slots
+        self._executor = executor
+        self._clock = clock
+        self.claiming = True
+        self.leased = asyncio.Event()
+        self.on_unleased: Callable[[], None] = lambda: None
+        self.paused: frozenset[str] = frozenset()
+        self.dry = asyncio.Event()
+        """Set by a turn that looked for jobs, found none and left none held."""
+        self.stored = asyncio.Event()
+        """Set after every turn."""
+        self._sending: list[Outcome] = []
+        self._repeated = False
+        self._resume = 0
+        self._hungry = asyncio.Event()
+        self._fruitless = 0
+        self._due: float | None = None
+        self._due_changed = asyncio.Event()
+
+    async def step(self) -> None:
+        """Wait until there is a reason for a turn, and make it. After an error the same outcomes are sent again."""
+        if not self._sending:
+            await self._slots.changed.wait()
+        self._slots.changed.clear()
+        batch = self._take()
+        claim = self._claim(len(batch))
+        try:
+            turn = await self._broker.turn(batch, claim)
+        except BaseException:
+            self._repeated = True
+            self._slots.changed.set()
+            raise
+        self._settled(batch, turn)
+        self._receive(turn, claim)
+        self.stored.set()
+
+    async def wake(self) -> None:
+        """While there is room and nothing was found, wait for the broker's hint."""
+        await self._hungry.wait()
+        self._hungry.clear()
+        started = self._clock.monotonic()
+        await self._broker.wait(self._queues, POLL)
+        self._slots.changed.set()
+        self._fruitless = self._fruitless + 1 if self._clock.monotonic() - started < _QUICK else 0
+        if self._fruitless > _TOLERATED:
+            # hints with nothing behind them (others were faster, a suspect must wait) must not make this loop spin
+            await self._clock.sleep(min(_SPIN_CAP, _QUICK * self._fruitless))
+
+    async def alarm(self) -> None:
+        """When the next scheduled job is due, make a turn, even with all slots taken: a turn makes it ready."""
+        pause = None if self._due is None else max(0.0, self._due - self._clock.monotonic())
+        if not await self._clock.wait(self._due_changed, pause):
+            self._due = None
+            self._slots.changed.set()
+        self._due_changed.clear()
+
+    def look(self) -> None:
+        """Make a turn soon."""
+        self._slots.changed.set()
+
+    def _take(self) -> list[Outcome]:
+        outcomes = self._slots.outcomes
+        room = BATCH - len(self._sending)
+        self._sending += outcomes[:room]
+        del outcomes[:room]
+        return self._sending
+
+    def _claim(self, settling: int) -> Claim:
+        if not (self.claiming and self.leased.is_set()):
+            return Claim(self._worker, resume=self._resume)
+        return Claim(
+            self._worker,
+            self._order(self.paused),
+            self._slots.room(settling),
+            suspects=self._slots.free(settling) > 0 and not self._slots.holds_suspect(),
+            resume=self._resume,
+        )
+
+    def _settled(self, batch: list[Outcome], turn: Turn) -> None:
+        self._sending = []
+        if turn.refused and not self._repeated:
+            # on a repeat this is how a lost reply looks, and no news
+            ids = ", ".join(token.id for token in turn.refused[:5])
+            log.warning("%d outcomes came too late, their leases were lost: %s", len(turn.refused), ids)
+        self._repeated = False
+        self._slots.stored(batch, self._clock.monotonic())
+        if self._slots.outcomes:
+            self._slots.changed.set()
+
+    def _receive(self, turn: Turn, claim: Claim) -> None:
+        if not turn.leased and self.leased.is_set():
+            self.leased.clear()
+            self.on_unleased()
+        if turn.deliveries:
+            self._fruitless = 0
+        for delivery in turn.deliveries:
+            self._resume = max(self._resume, delivery.epoch)
+            if delivery.epoch not in self._slots.held:
+                self._executor.admit(delivery)
+        self._executor.start_waiting()
+        self._set_due(turn.next_due)
+        if not self.claiming or not self.leased.is_set():
+            return
+        if claim.limit and len(turn.deliveries) < claim.limit:
+            self._hungry.set()
+            if not turn.deliveries and self._slots.empty:
+                self.dry.set()
+        elif claim.limit and self._slots.room(0):
+            # as much as was asked for: there may be more, for the room that is left
+            self._slots.changed.set()
+
+    def _set_due(self, next_due: float | None) -> None:
+        due = None if next_due is None else self._clock.monotonic() + next_due
+        if due is None or self._due is None:
+            changed = due is not self._due
+        else:
+            changed = abs(due - self._due) > _SAME_DUE
+        if changed:
+            self._due = due
+            self._due_changed.set()
+
+
+def _order(queues: Sequence[QueueWeight]) -> Callable[[frozenset[str]], list[str]]:
+    """The order in which a turn looks at the queues: as given, or at random by weight."""
+    names = [queue.name for queue in queues]
+    if all(queue.weight is None for queue in queues):
+        return lambda paused: [name for name in names if name not in paused] if paused else names
+    weights = {queue.name: queue.weight or 1 for queue in queues}
+
+    def shuffled(paused: frozenset[str]) -> list[str]:
+        # exponential keys give each queue the first place in proportion to its weight (Efraimidis and Spirakis, 2006)
+        keys = {name: random.expovariate(weight) for name, weight in weights.items() if name not in paused}
+        return sorted(keys, key=keys.__getitem__)
+
+    return shuffled

@@ -1,0 +1,329 @@
+"""The worker: its parts wired together, and the order in which they start and stop."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Final, Self
+
+from jobq.app import App
+from jobq.broker import Broker
+from jobq.client import Client
+from jobq.clock import SYSTEM_CLOCK, Clock
+from jobq.errors import BrokerUnavailable, ConfigError
+from jobq.model import Beat, Orders, Released, Token, WorkerInfo
+from jobq.plugins import open_broker
+from jobq.worker.deadlines import Deadlines
+from jobq.worker.execute import Executor
+from jobq.worker.held import Cause, Held
+from jobq.worker.identity import host_id, new_worker_id
+from jobq.worker.lease import LeaseKeeper
+from jobq.worker.options import WorkerOptions
+from jobq.worker.outcomes import Scribe
+from jobq.worker.slots import Slots
+from jobq.worker.supervise import supervise
+from jobq.worker.sweep import Sweeper
+from jobq.worker.turn import Turner
+from jobq.worker.watchdog import Watchdog
+
+__all__ = ["Worker"]
+
+_CONNECT_CAP: Final = 5.0
+_YIELD_TIME: Final = 1.0
+"""Seconds that cancelled bodies have to end after the grace."""
+_WEDGED_DELAY: Final = 2.0
+"""Seconds for which a job whose body will not stop is kept back: by then this process is to be gone."""
+_LAST_TURN: Final = 0.5
+
+log = logging.getLogger("jobq.worker")
+
+
+class Worker:
+    """Runs an app's jobs.
+
+    ::
+
+        async with Worker(app, "redis://…", concurrency=20) as worker:
+            ...  # it works in the background, e.g. inside a web app; leaving the block stops it gracefully
+
+        await Worker(app, "redis://…").run()  # or: until stop() is called, or run() is cancelled
+
+    `Worker(app, url)` opens its own connections; `Worker(app, broker)` borrows a broker that the caller has entered.
+    Options are those of `WorkerOptions`. Raises `ConfigError`.
+    """
+
+    def __init__(self, app: App, broker: Broker | str, *, clock: Clock | None = None, **options: Any) -> None:
+        self.options = WorkerOptions(**options)
+        self.app = app
+        self._clock = clock or SYSTEM_CLOCK
+        self._own = isinstance(broker, str)
+        self.broker = open_broker(broker, clock=clock) if isinstance(broker, str) else broker
+        host = host_id()
+        self.id = self.options.worker_id or new_worker_id(host)
+        self.info = WorkerInfo(
+            id=self.id,
+            host=host,
+            hostname=socket.gethostname(),
+            pid=os.getpid(),
+            queues=tuple(weight.name for weight in self.options.weights),
+            concurrency=self.options.concurrency,
+            started=self._clock.time(),
+        )
+        self._skew = 0.0
+        self._loops: list[asyncio.Task[None]] = []
+        self._stack = AsyncExitStack()
+        self._stopping: asyncio.Event | None = None
+        self._grace = self.options.grace
+        self._hurry = asyncio.Event()
+        self.wedged: tuple[Held, ...] = ()
+        """After the end: jobs whose bodies would not stop. Their threads or tasks may still run; end the process."""
+
+    async def __aenter__(self) -> Self:
+        if self._stopping is not None:
+            raise ConfigError("a Worker works once; make a new one")
+        self._stopping = asyncio.Event()
+        try:
+            await self._open()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        self._start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        end = asyncio.create_task(self._end(), name="jobq shutdown")
+        cancelled: asyncio.CancelledError | None = None
+        while not end.done():
+            try:
+                await asyncio.shield(end)
+            except asyncio.CancelledError as again:
+                if end.done():
+                    break
+                cancelled = again  # asked twice: hurry up, but leave nothing half done
+                self.stop(grace=0)
+        if cancelled is not None:
+            raise cancelled
+        end.result()
+
+    async def run(self) -> None:
+        """Work until `stop()` is called or, with `burst`, until nothing is ready; then stop gracefully."""
+        async with self:
+            assert self._stopping is not None
+            waits = [asyncio.create_task(self._stopping.wait())]
+            if self.options.burst:
+                waits.append(asyncio.create_task(self._turner.dry.wait()))
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+
+    def stop(self, *, grace: float | None = None) -> None:
+        """Begin to stop: claim nothing more, let running jobs go on for `grace` seconds, then give them back.
+
+        May be called again with a shorter grace; 0 means now.
+        """
+        if grace is not None:
+            self._grace = min(self._grace, grace)
+            self._hurry.set()
+        if self._stopping is not None:
+            self._stopping.set()
+
+    @property
+    def running(self) -> int:
+        """How many jobs it holds."""
+        return len(self._slots.held)
+
+    async def _open(self) -> None:
+        if self._own:
+            await self._connect()
+        client = await self._stack.enter_async_context(Client(self.broker, clock=self._clock))
+        state: dict[str, Any] = {}
+        if self.app.registry.lifespan is not None:
+            state = await self._stack.enter_async_context(self.app.registry.lifespan()) or {}
+        options = self.options
+        self._slots = Slots(options.concurrency)
+        self._deadlines = Deadlines(self._clock)
+        self._executor = Executor(
+            self.app.registry,
+            self._slots,
+            self._deadlines,
+            Scribe(self.id),
+            client,
+            state=state,
+            now=self._broker_time,
+            park_grace=options.park_grace,
+        )
+        self._turner = Turner(self.broker, self.id, options.weights, self._slots, self._executor, self._clock)
+        self._sweeper = Sweeper(self.broker, self.id, self.info.host, options.sweep, self._clock, self._turner.look)
+        self._keeper = self._lease_keeper()
+        self._turner.on_unleased = self._keeper.beat_now
+
+    async def _connect(self) -> None:
+        """Enter the broker; one that is away now may come, so say so and go on trying."""
+        delay = 0.2
+        assert self._stopping is not None
+        while True:
+            try:
+                await self._stack.enter_async_context(self.broker)
+            except BrokerUnavailable as exc:
+                if self._stopping.is_set() or self.options.burst:
+                    raise
+                log.warning("%s (trying again in %.1f s)", exc, delay)
+            else:
+                return
+            await self._clock.wait(self._stopping, delay)
+            delay = min(_CONNECT_CAP, delay * 2)
+
+    def _lease_keeper(self) -> LeaseKeeper:
+        twin = self.broker.twin()
+        if twin is None:
+            raise ConfigError(f"the broker at {self.broker.url} has no twin to renew leases with")
+        watchdog = Watchdog(self.options.max_lag, self._clock.monotonic, self._name_of)
+        return LeaseKeeper(
+            twin,
+            self.info,
+            self._clock,
+            lease=self.options.lease,
+            renew=self.options.renew,
+            beats=self._beats,
+            on_orders=self._obey,
+            on_fence=self._fence,
+            tick=watchdog.check,
+        )
+
+    def _start(self) -> None:
+        self._keeper.start()
+        steps = {
+            "turn": self._turner.step,
+            "wake-up": self._turner.wake,
+            "alarm": self._turner.alarm,
+            "timeouts": self._deadlines.step,
+            "sweep": self._sweeper.step,
+        }
+        for name, step in steps.items():
+            cap = 2.0 if name == "turn" else 30.0
+            self._loops.append(asyncio.create_task(supervise(name, step, self._clock, cap=cap), name=f"jobq {name}"))
+
+    def _broker_time(self) -> float:
+        return self._clock.time() + self._skew
+
+    def _beats(self) -> Sequence[Beat]:
+        """What is held, for the lease thread: copying a dict's values is one step under the GIL."""
+        return [
+            Beat(held.delivery.job.id, held.epoch, None if held.current is None else held.current.progress_made)
+            for held in list(self._slots.held.values())
+        ]
+
+    def _obey(self, orders: Orders, beats: Sequence[Beat]) -> None:
+        """Act on a heartbeat's answer."""
+        self._skew = orders.now - self._clock.time()
+        for token in orders.lost:
+            self._lose(token)
+        for token in orders.cancel:
+            if (held := self._slots.held.get(token.epoch)) is not None:
+                held.cancel(Cause.ORDERED)
+        self._turner.paused = frozenset(orders.paused)
+        if orders.quiet:
+            self._turner.claiming = False
+        if not self._turner.leased.is_set():
+            self._turner.leased.set()
+            self._turner.look()
+
+    def _lose(self, token: Token) -> None:
+        """Somebody else may run this job now, or nobody needs to."""
+        held = self._slots.held.get(token.epoch)
+        if held is None or held.settled:
+            return  # it ended while the heartbeat was under way; the broker has its outcome, or refuses it
+        log.warning("the lease of %r was lost", held)
+        if held.running:
+            held.cancel(Cause.LEASE_LOST)
+        else:
+            self._slots.drop(held)
+
+    def _fence(self) -> None:
+        """The lease may end before it can be renewed: stop everything, so that no two workers run one job."""
+        self._turner.leased.clear()
+        log.error("no heartbeat got through for %.0f s: giving up %d jobs", self.options.lease, len(self._slots.held))
+        for held in list(self._slots.held.values()):
+            self._give_up(held, Cause.LEASE_LOST)
+
+    def _give_up(self, held: Held, cause: Cause) -> None:
+        if held.body is not None:
+            held.cancel(cause)
+            return
+        with contextlib.suppress(ValueError):
+            self._slots.waiting.remove(held)
+        self._slots.settle(held, Released(held.delivery.job.id, held.epoch))
+
+    def _name_of(self, task: "asyncio.Task[object]") -> str:
+        for held in list(self._slots.held.values()):
+            if held.body is task:
+                return repr(held)
+        return f"the task {task.get_name()!r}"
+
+    async def _end(self) -> None:
+        """Stop, in at most grace + 2 seconds, whatever bodies and broker do."""
+        self._stopping = self._stopping or asyncio.Event()
+        self._stopping.set()
+        self._turner.claiming = False
+        for held in list(self._slots.held.values()):
+            if held.body is None:
+                self._give_up(held, Cause.SHUTDOWN)
+        await self._until_empty_or_grace()
+        await self._cancel_bodies()
+        await self._last_turns()
+        self._keeper.stop()
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        await self._keeper.join(_LAST_TURN)
+        await self._stack.aclose()
+
+    async def _until_empty_or_grace(self) -> None:
+        started = self._clock.monotonic()
+        while not self._slots.empty:
+            self._hurry.clear()
+            left = started + self._grace - self._clock.monotonic()
+            if left <= 0:
+                return
+            self._turner.stored.clear()
+            await self._either(self._turner.stored, self._hurry, left)
+
+    async def _either(self, one: asyncio.Event, other: asyncio.Event, seconds: float) -> None:
+        waits = [asyncio.create_task(self._clock.wait(event, seconds)) for event in (one, other)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _cancel_bodies(self) -> None:
+        """Cancel what still runs; what does not end within a second is given back with a delay."""
+        running = [held for held in self._slots.held.values() if held.running]
+        for held in running:
+            held.cancel(Cause.SHUTDOWN)
+        until = self._clock.monotonic() + _YIELD_TIME
+        while any(not held.settled for held in running) and (left := until - self._clock.monotonic()) > 0:
+            bodies = [held.body for held in running if held.body is not None and not held.settled]
+            await asyncio.wait(bodies, timeout=min(left, 0.1))
+        self.wedged = tuple(held for held in running if not held.settled)
+        for held in self.wedged:
+            log.error("%r does not stop; it is given back, and this process should end", held)
+            self._slots.settle(held, Released(held.delivery.job.id, held.epoch, _WEDGED_DELAY))
+
+    async def _last_turns(self) -> None:
+        """Store the last outcomes, if the broker is there; else their leases end by themselves."""
+        until = self._clock.monotonic() + _LAST_TURN
+        while not self._slots.empty and (left := until - self._clock.monotonic()) > 0:
+            self._turner.stored.clear()
+            self._turner.look()
+            await self._clock.wait(self._turner.stored, left)
+        if not self._slots.empty:
+            log.error("the broker is away: %d jobs could not be given back and wait for their lease", self.running)
