@@ -1,0 +1,87 @@
+"""Fixtures for all tests: servers, brokers, and no blocked event loops."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from importlib import import_module
+
+import pytest
+from blockbuster import blockbuster_ctx
+
+from jobq.testing import ManualClock
+from jobq_memory import MemoryBroker
+from tests.servers import REDIS, SERVICES, Found, Service, provide
+
+
+def importable(package: str) -> bool:
+    """A broker may miss the library it needs."""
+    try:
+        import_module(package)
+    except ImportError:
+        return False
+    return True
+
+
+OURS = ["jobq", *(name for name in ("jobq_memory", "jobq_sqlite", "jobq_redis") if importable(name))]
+
+stack = pytest.StashKey[ExitStack]()
+header = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the servers, once: the workers of pytest-xdist find them in their environment."""
+    if hasattr(config, "workerinput") or config.option.collectonly:
+        return
+    config.stash[stack], config.stash[header] = ExitStack(), []
+    for service in SERVICES:
+        found = config.stash[stack].enter_context(provide(service))
+        if isinstance(found, Found):
+            os.environ[service.variable] = found.url
+        else:
+            os.environ[f"{service.variable}_MISSING"] = found.why
+            os.environ[f"{service.variable}_WANTED"] = "1" if found.wanted else ""
+        config.stash[header].append(f"{service.name}: {found.why}")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    return config.stash.get(header, list[str]())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if stack in config.stash:
+        config.stash[stack].close()
+
+
+def server_url(service: Service) -> str:
+    """The URL of the session's server; skips the test if there is none, or fails it if there has to be."""
+    missing = os.environ.get(f"{service.variable}_MISSING")
+    if missing is None:
+        return os.environ[service.variable]
+    if os.environ[f"{service.variable}_WANTED"]:
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    """A Redis that all tests share: each must use a namespace of its own."""
+    return server_url(REDIS)
+
+
+@pytest.fixture(autouse=True)
+def _no_blocked_loop() -> Iterator[None]:
+    """Fail tests in which our code blocks an event loop."""
+    with blockbuster_ctx(OURS, excluded_modules=["jobq.testing"]):
+        yield
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def memory(clock: ManualClock) -> AsyncIterator[MemoryBroker]:
+    """A memory broker on a clock that stands still."""
+    async with MemoryBroker(clock=clock) as broker:
+        yield broker
