@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 from jobq.errors import ConfigError
 
@@ -47,10 +48,8 @@ class Retry:
         if not callable(self.backoff):
             raise ConfigError(f"backoff is {self.backoff!r}; it is a function from the retry's number to seconds")
         for name in ("on", "never_on"):
-            kinds = getattr(self, name)
-            if not isinstance(kinds, tuple) or not all(
-                isinstance(k, type) and issubclass(k, BaseException) for k in kinds
-            ):
+            kinds: object = getattr(self, name)
+            if not _are_exceptions(kinds):
                 raise ConfigError(f"{name} is {kinds!r}; it is a tuple of exception classes")
 
     def delay_after(self, exc: BaseException, attempt: int) -> float | None:
@@ -58,3 +57,9 @@ class Retry:
         if attempt > self.max_retries or isinstance(exc, self.never_on) or not isinstance(exc, self.on):
             return None
         return max(0.0, float(self.backoff(attempt - 1)))
+
+
+def _are_exceptions(kinds: object) -> bool:
+    if not isinstance(kinds, tuple):
+        return False
+    return all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in cast("tuple[object, ...]", kinds))

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import PurePath
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -28,14 +28,14 @@ class _Body(Struct, omit_defaults=True):
     """What is stored of a call; empty parts are left out."""
 
     args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}  # noqa: RUF012 - msgspec copies empty defaults
+    kwargs: dict[str, Any] = {}
 
 
 class _LooseBody(Struct, frozen=True, forbid_unknown_fields=True):
     """The body of a call of a function with `*args` or `**kwargs`: its parts are decoded one by one."""
 
     args: tuple[Raw, ...] = ()
-    kwargs: dict[str, Raw] = {}  # noqa: RUF012
+    kwargs: dict[str, Raw] = {}
 
 
 def _to_wire(value: Any) -> Any:
@@ -46,7 +46,7 @@ def _to_wire(value: Any) -> Any:
     raise NotImplementedError(f"a {type(value).__name__} cannot be stored as JSON")
 
 
-def _from_wire(kind: type, value: Any) -> Any:
+def _from_wire(kind: type[Any], value: Any) -> Any:
     if issubclass(kind, PurePath):
         return kind(value)
     if callable(validate := getattr(kind, "model_validate", None)):
@@ -222,14 +222,16 @@ class Signature:
         return f"{text[: found.start()]} - at argument {name!r}{rest}"
 
 
-def _has_nan(value: Any) -> bool:
-    if isinstance(value, float):
-        return not math.isfinite(value)
-    if isinstance(value, dict):
-        return any(map(_has_nan, value.values()))
-    if isinstance(value, list):
-        return any(map(_has_nan, value))
-    return False
+def _has_nan(value: object) -> bool:
+    match value:
+        case float():
+            return not math.isfinite(value)
+        case dict():
+            return any(_has_nan(item) for item in cast("dict[object, object]", value).values())
+        case list():
+            return any(_has_nan(item) for item in cast("list[object]", value))
+        case _:
+            return False
 
 
 def _hints(function: Callable[..., object]) -> dict[str, Any]:

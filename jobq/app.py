@@ -8,7 +8,7 @@ from jobq.client import Client
 from jobq.errors import ConfigError
 from jobq.middleware import Middleware
 from jobq.model import DEFAULT_PRIORITY, DEFAULT_QUEUE
-from jobq.registry import AsyncTask, FailureHandler, Lifespan, Registry, SyncTask, Task, TaskOptions
+from jobq.registry import AsyncTask, FailureHandler, Lifespan, Registry, SyncTask, TaskOptions
 
 __all__ = ["App"]
 

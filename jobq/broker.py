@@ -88,7 +88,7 @@ class Broker(Protocol):
         """
         ...
 
-    async def wait(self, queues: Sequence[str], timeout: float) -> None:
+    async def wait(self, queues: Sequence[str], timeout: float) -> None:  # noqa: ASYNC109 - every broker bounds it
         """Return when there may be work in one of `queues`, or after `timeout` seconds at the latest.
 
         A hint: it may return early, and it takes no job. The only verb that may be cancelled.

@@ -16,7 +16,7 @@ from jobq._signature import MAX_PAYLOAD
 from jobq.broker import Broker
 from jobq.clock import SYSTEM_CLOCK, Clock
 from jobq.errors import BrokerError, JobqError, NotAllStored, NotATask, OutcomeUnknown
-from jobq.middleware import Handler, chain
+from jobq.middleware import chain
 from jobq.model import MAX_CHUNK, Answer, Fate, Job
 from jobq.plugins import open_broker
 from jobq.registry import Call, Registry, Task

@@ -108,7 +108,7 @@ class NotAllStored(BrokerError):
 
 
 class Unsupported(JobqError, NotImplementedError):
-    """This broker cannot do that."""
+    """The broker cannot do that."""
 
 
 class NoCurrentJob(JobqError, RuntimeError):

@@ -4,7 +4,7 @@ Times are seconds since the epoch, as floats; durations are seconds.
 """
 
 from collections.abc import Sequence
-from enum import Enum
+from enum import StrEnum
 from typing import Final
 
 from msgspec import Raw, Struct
@@ -59,7 +59,7 @@ class Failure(Struct, frozen=True, omit_defaults=True):
     traceback: str = ""
 
 
-class Happening(str, Enum):
+class Happening(StrEnum):
     """What an `Event` in a job's history says happened."""
 
     RETRIED = "retried"
@@ -207,7 +207,7 @@ class Stamp(Struct, frozen=True):
     number: int
 
 
-class Fate(str, Enum):
+class Fate(StrEnum):
     """What became of an enqueued job."""
 
     STORED = "stored"

@@ -5,7 +5,7 @@ import re
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Generic, ParamSpec, Self, TypeVar
+from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
 
 from msgspec import Raw
 
@@ -119,7 +119,7 @@ class Task(Generic[P, R_co]):
         self.__wrapped__ = function
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
-        """This task with arguments, to be enqueued later. Raises `TypeError` for arguments that do not fit."""
+        """The task with arguments, to be enqueued later. Raises `TypeError` for arguments that do not fit."""
         return Call(self, self.signature.encode(args, kwargs))
 
     def options(
@@ -130,7 +130,7 @@ class Task(Generic[P, R_co]):
         id: str | None = None,  # noqa: A002 - the job's word for it
         headers: dict[str, str] | None = None,
     ) -> Self:
-        """This task with other options for the calls made through the result.
+        """The task with other options for the calls made through the result.
 
         With an `id`, enqueuing it again while the first job lives stores nothing. Raises `ConfigError`.
         """
@@ -160,7 +160,7 @@ class AsyncTask(Task[P, R_co]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
         """Just run the function."""
-        return self.function(*args, **kwargs)  # type: ignore[no-any-return]
+        return cast("Coroutine[Any, Any, R_co]", self.function(*args, **kwargs))
 
 
 class SyncTask(Task[P, R_co]):
@@ -168,7 +168,7 @@ class SyncTask(Task[P, R_co]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Just run the function."""
-        return self.function(*args, **kwargs)  # type: ignore[no-any-return]
+        return cast("R_co", self.function(*args, **kwargs))
 
 
 class Registry:
@@ -189,8 +189,12 @@ class Registry:
             raise ConfigError(
                 f"two tasks are named {name!r}: {_place(other.function)} and {_place(function)}. Give one of them name="
             )
-        kind = AsyncTask if inspect.iscoroutinefunction(function) else SyncTask
-        task = self.tasks[name] = kind(function, name, options, self)
+        task: Task[..., Any]
+        if inspect.iscoroutinefunction(function):
+            task = AsyncTask[..., Any](function, name, options, self)
+        else:
+            task = SyncTask[..., Any](function, name, options, self)
+        self.tasks[name] = task
         return task
 
 

@@ -210,5 +210,5 @@ class Executor:
         return thread.result()
 
 
-async def _innermost(job: Job) -> object:
+async def _innermost(_: Job) -> object:
     return await current_job.get().run()

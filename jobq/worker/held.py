@@ -35,14 +35,17 @@ class Held:
 
     @property
     def epoch(self) -> int:
+        """The fencing token of this claim."""
         return self.delivery.epoch
 
     @property
     def suspect(self) -> bool:
+        """Whether it may have killed workers."""
         return len(self.delivery.crashes) >= SUSPECT_AFTER
 
     @property
     def running(self) -> bool:
+        """Whether its body was started and has no outcome yet."""
         return self.body is not None and not self.settled
 
     def cancel(self, cause: Cause) -> None:

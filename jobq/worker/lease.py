@@ -29,7 +29,7 @@ log = logging.getLogger("jobq.worker")
 class LeaseKeeper:
     """Keeps one worker's lease alive through `broker`, a twin that belongs to this thread.
 
-    `beats` is called in the thread; `on_orders(orders, beats)` and `on_fence()` on the worker's loop.
+    `beats` is called in the thread; `on_orders(orders)` and `on_fence()` on the worker's loop.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class LeaseKeeper:
         lease: float,
         renew: float,
         beats: Callable[[], Sequence[Beat]],
-        on_orders: Callable[[Orders, Sequence[Beat]], None],
+        on_orders: Callable[[Orders], None],
         on_fence: Callable[[], None],
         tick: Callable[[], None],
     ) -> None:
@@ -115,7 +115,7 @@ class LeaseKeeper:
         beats, sent = self._beats(), self._clock.monotonic()
         orders = await self._broker.heartbeat(self._worker, beats, self._lease)
         self._fence_at = sent + self._lease * _FENCE_AT
-        self._post(self._on_orders, orders, beats)
+        self._post(self._on_orders, orders)
         await self._clock.wait(self._now, self._renew)
         self._now.clear()
 

@@ -29,21 +29,22 @@ class Scribe:
     ) -> Again | Dead | Cancelled:
         """What follows when a body raised `exc`."""
         if isinstance(exc, Snooze):
-            return self._again(delivery, delivery.trail, exc.delay, Happening.SNOOZED, "", now)
+            event = self._event(now, Happening.SNOOZED)
+            return Again(*_token(delivery), _with(delivery, delivery.trail, event), exc.delay)
         if isinstance(exc, Discard):
-            return Cancelled(
-                *_token(delivery), self._trail(delivery, delivery.trail, Happening.CANCELLED, exc.reason, now)
-            )
+            return self.cancelled(delivery, exc.reason, now)
         failure = failure_of(exc)
         trail = Trail(delivery.trail.attempt + 1, None, failure, delivery.trail.history)
         delay = _delay(exc, options, trail.attempt)
         if delay is None:
             return self._dead(delivery, trail, now, keep=options.keep_dead)
-        return self._again(delivery, trail, delay, Happening.RETRIED, _short(failure), now, options.retry_queue)
+        event = self._event(now, Happening.RETRIED, _short(failure))
+        return Again(*_token(delivery), _with(delivery, trail, event), delay, options.retry_queue)
 
     def cancelled(self, delivery: Delivery, reason: str, now: float) -> Cancelled:
-        """Somebody ordered it."""
-        return Cancelled(*_token(delivery), self._trail(delivery, delivery.trail, Happening.CANCELLED, reason, now))
+        """Somebody ordered it, or the body itself did."""
+        event = self._event(now, Happening.CANCELLED, reason)
+        return Cancelled(*_token(delivery), _with(delivery, delivery.trail, event))
 
     def buried(self, delivery: Delivery, exc: BaseException, now: float, *, keep: bool = True) -> Dead:
         """It cannot or must not run at all; no attempt is spent."""
@@ -51,38 +52,28 @@ class Scribe:
         return self._dead(delivery, Trail(old.attempt, old.parked, failure_of(exc), old.history), now, keep=keep)
 
     def parked(self, delivery: Delivery, now: float) -> Again:
-        """This worker does not know the task; another may, or this one after its next deploy."""
+        """The task is unknown to this worker; another may know it, or this one after its next deploy."""
         old = delivery.trail
-        since = now if old.parked is None else old.parked
-        delay = min(_PARK_CAP, max(_PARK_FIRST, now - since))
-        trail = Trail(old.attempt, since, old.failure, old.history)
         if old.parked is not None:  # one line in the history is enough
-            return Again(*_token(delivery), trail, delay)
-        return self._again(delivery, trail, delay, Happening.PARKED, "unknown task", now)
-
-    def _again(
-        self,
-        delivery: Delivery,
-        trail: Trail,
-        delay: float,
-        what: Happening,
-        detail: str,
-        now: float,
-        queue: str | None = None,
-    ) -> Again:
-        return Again(*_token(delivery), self._trail(delivery, trail, what, detail, now), delay, queue)
+            return Again(*_token(delivery), old, min(_PARK_CAP, max(_PARK_FIRST, now - old.parked)))
+        event = self._event(now, Happening.PARKED, "unknown task")
+        trail = _with(delivery, Trail(old.attempt, now, old.failure, old.history), event)
+        return Again(*_token(delivery), trail, _PARK_FIRST)
 
     def _dead(self, delivery: Delivery, trail: Trail, now: float, *, keep: bool) -> Dead:
-        detail = "" if trail.failure is None else _short(trail.failure)
-        return Dead(*_token(delivery), self._trail(delivery, trail, Happening.DEAD, detail, now), keep)
+        event = self._event(now, Happening.DEAD, "" if trail.failure is None else _short(trail.failure))
+        return Dead(*_token(delivery), _with(delivery, trail, event), keep)
 
-    def _trail(self, delivery: Delivery, trail: Trail, what: Happening, detail: str, now: float) -> Trail:
-        """`trail` with one more event, and with the crashes that the broker noted since the last one."""
-        known = {event.at for event in trail.history if event.what is Happening.CRASHED}
-        crashed = [Event(c.at, Happening.CRASHED, c.worker) for c in delivery.crashes if c.at not in known]
-        event = Event(round(now, 3), what, self.worker, _clean(detail, _DETAIL))
-        history = (*trail.history, *crashed, event)[-HISTORY_LIMIT:]
-        return Trail(trail.attempt, trail.parked, trail.failure, history)
+    def _event(self, now: float, what: Happening, detail: str = "") -> Event:
+        return Event(round(now, 3), what, self.worker, _clean(detail, _DETAIL))
+
+
+def _with(delivery: Delivery, trail: Trail, event: Event) -> Trail:
+    """`trail` with one more event, and with the crashes that the broker noted since the last one."""
+    known = {event.at for event in trail.history if event.what is Happening.CRASHED}
+    crashed = [Event(c.at, Happening.CRASHED, c.worker) for c in delivery.crashes if c.at not in known]
+    history = (*trail.history, *crashed, event)[-HISTORY_LIMIT:]
+    return Trail(trail.attempt, trail.parked, trail.failure, history)
 
 
 def failure_of(exc: BaseException) -> Failure:

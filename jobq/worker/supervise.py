@@ -29,7 +29,7 @@ async def supervise(name: str, step: Callable[[], Awaitable[None]], clock: Clock
             await step()
         except asyncio.CancelledError:
             raise
-        except Exception as exc:  # noqa: BLE001 - whatever it was, the other jobs must go on
+        except Exception as exc:  # whatever it was, the other jobs must go on
             now = clock.monotonic()
             delay = _FIRST if now - last_error > _HEALTHY else min(cap, delay * 2)
             last_error = now
@@ -37,5 +37,5 @@ async def supervise(name: str, step: Callable[[], Awaitable[None]], clock: Clock
             if isinstance(exc, BrokerError):
                 log.warning("%s: %s; trying again in %.1f s", name, exc, pause)
             else:
-                log.error("%s failed; trying again in %.1f s", name, pause, exc_info=exc)
+                log.exception("%s failed; trying again in %.1f s", name, pause)
             await clock.sleep(pause)

@@ -7,6 +7,7 @@ from typing import Final
 
 from jobq.broker import Broker
 from jobq.clock import Clock
+from jobq.model import WorkerInfo
 from jobq.worker.identity import dead_peers
 
 __all__ = ["Sweeper"]
@@ -19,14 +20,14 @@ log = logging.getLogger("jobq.worker")
 
 
 class Sweeper:
-    """Sweeps every `interval` seconds, give or take a quarter so that a fleet spreads out, and when a neighbour died."""
+    """Sweeps every `interval` seconds, give or take a quarter to spread a fleet out, and when a neighbour dies."""
 
     def __init__(
-        self, broker: Broker, worker: str, host: str, interval: float, clock: Clock, look: Callable[[], None]
+        self, broker: Broker, worker: WorkerInfo, clock: Clock, *, interval: float, look: Callable[[], None]
     ) -> None:
         self._broker = broker
-        self._worker = worker
-        self._host = host
+        self._worker = worker.id
+        self._host = worker.host
         self._interval = interval
         self._clock = clock
         self._look = look

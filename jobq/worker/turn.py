@@ -30,7 +30,14 @@ class Turner:
     """Turns, one at a time. `step` makes one; `wake` and `alarm` run beside it and say when one is worth while."""
 
     def __init__(
-        self, broker: Broker, worker: str, queues: Sequence[QueueWeight], slots: Slots, executor: Executor, clock: Clock
+        self,
+        broker: Broker,
+        worker: str,
+        queues: Sequence[QueueWeight],
+        *,
+        slots: Slots,
+        executor: Executor,
+        clock: Clock,
     ) -> None:
         self._broker = broker
         self._worker = worker
@@ -149,11 +156,9 @@ class Turner:
 
     def _set_due(self, next_due: float | None) -> None:
         due = None if next_due is None else self._clock.monotonic() + next_due
-        if due is None or self._due is None:
-            changed = due is not self._due
-        else:
-            changed = abs(due - self._due) > _SAME_DUE
-        if changed:
+        if due is not None and self._due is not None and abs(due - self._due) < _SAME_DUE:
+            return
+        if due is not self._due:
             self._due = due
             self._due_changed.set()
 

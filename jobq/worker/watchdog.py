@@ -53,5 +53,5 @@ class Watchdog:
         return "something" if task is None else self._name_of(task)
 
     def _stack(self) -> str:
-        frame = sys._current_frames().get(self._thread)  # noqa: SLF001 - the documented way to see another thread
+        frame = sys._current_frames().get(self._thread)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - documented
         return "".join(traceback.format_stack(frame)[-6:]) if frame is not None else "  (no stack)\n"

@@ -160,8 +160,10 @@ class Worker:
             now=self._broker_time,
             park_grace=options.park_grace,
         )
-        self._turner = Turner(self.broker, self.id, options.weights, self._slots, self._executor, self._clock)
-        self._sweeper = Sweeper(self.broker, self.id, self.info.host, options.sweep, self._clock, self._turner.look)
+        self._turner = Turner(
+            self.broker, self.id, options.weights, slots=self._slots, executor=self._executor, clock=self._clock
+        )
+        self._sweeper = Sweeper(self.broker, self.info, self._clock, interval=options.sweep, look=self._turner.look)
         self._keeper = self._lease_keeper()
         self._turner.on_unleased = self._keeper.beat_now
 
@@ -221,7 +223,7 @@ class Worker:
             for held in list(self._slots.held.values())
         ]
 
-    def _obey(self, orders: Orders, beats: Sequence[Beat]) -> None:
+    def _obey(self, orders: Orders) -> None:
         """Act on a heartbeat's answer."""
         self._skew = orders.now - self._clock.time()
         for token in orders.lost:
