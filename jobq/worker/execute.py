@@ -73,6 +73,12 @@ class Executor:
         else:
             self._prepare(held, task)
 
+    def refuse(self, delivery: Delivery) -> None:
+        """Give a job back that was claimed before, and arrived after, the worker stopped claiming."""
+        held = Held(delivery)
+        self._slots.add(held)
+        self._slots.settle(held, Released(delivery.job.id, delivery.epoch))
+
     def start_waiting(self) -> None:
         """Start what waits, as far as there are slots."""
         while (held := self._slots.take()) is not None:
@@ -160,6 +166,7 @@ class Executor:
         if options.on_dead is None:
             self._slots.settle(held, outcome)
             return
+        held.started = True
         held.body = self._create_task(self._bury_with_handler(held, options.on_dead, exc, outcome))
         self._slots.taken += 1  # given back, as every slot, when the outcome is stored
 

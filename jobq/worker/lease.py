@@ -5,6 +5,7 @@ would: between two workers there is never a moment in which both believe that th
 """
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -55,7 +56,7 @@ class LeaseKeeper:
         self._on_fence = on_fence
         self._tick = tick
         self._main = asyncio.get_running_loop()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._now = asyncio.Event()
         self._ended = asyncio.Event()
@@ -80,16 +81,14 @@ class LeaseKeeper:
         return not self._thread.is_alive()
 
     def _call(self, action: Callable[[], object]) -> None:
-        loop = self._loop
-        if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(action)
+        with contextlib.suppress(RuntimeError):  # the thread has ended, and closed its loop
+            self._loop.call_soon_threadsafe(action)
 
     def _thread_main(self) -> None:
-        with asyncio.Runner() as runner:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(self._run())
 
     async def _run(self) -> None:
-        self._loop = asyncio.get_running_loop()
         loops = [
             asyncio.create_task(supervise("lease renewal", self._session, self._clock, cap=_RETRY_CAP)),
             asyncio.create_task(supervise("lease watch", self._watch, self._clock)),

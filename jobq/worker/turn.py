@@ -54,6 +54,8 @@ class Turner:
         """Set by a turn that looked for jobs, found none and left none held."""
         self.stored = asyncio.Event()
         """Set after every turn."""
+        self.quiet = True
+        """Whether no turn is under way, and the last one did not fail: the broker holds nothing that we do not know."""
         self._sending: list[Outcome] = []
         self._repeated = False
         self._resume = 0
@@ -69,6 +71,7 @@ class Turner:
         self._slots.changed.clear()
         batch = self._take()
         claim = self._claim(len(batch))
+        self.quiet = False
         try:
             turn = await self._broker.turn(batch, claim)
         except BaseException:
@@ -77,6 +80,7 @@ class Turner:
             raise
         self._settled(batch, turn)
         self._receive(turn, claim)
+        self.quiet = True
         self.stored.set()
 
     async def wake(self) -> None:
@@ -141,7 +145,7 @@ class Turner:
         for delivery in turn.deliveries:
             self._resume = max(self._resume, delivery.epoch)
             if delivery.epoch not in self._slots.held:
-                self._executor.admit(delivery)
+                (self._executor.admit if self.claiming else self._executor.refuse)(delivery)
         self._executor.start_waiting()
         self._set_due(turn.next_due)
         if not self.claiming or not self.leased.is_set():

@@ -76,16 +76,17 @@ class Worker:
         self._skew = 0.0
         self._loops: list[asyncio.Task[None]] = []
         self._stack = AsyncExitStack()
-        self._stopping: asyncio.Event | None = None
+        self._stopping = asyncio.Event()
+        self._entered = False
         self._grace = self.options.grace
         self._hurry = asyncio.Event()
         self.wedged: tuple[Held, ...] = ()
         """After the end: jobs whose bodies would not stop. Their threads or tasks may still run; end the process."""
 
     async def __aenter__(self) -> Self:
-        if self._stopping is not None:
+        if self._entered:
             raise ConfigError("a Worker works once; make a new one")
-        self._stopping = asyncio.Event()
+        self._entered = True
         try:
             await self._open()
         except BaseException:
@@ -114,7 +115,6 @@ class Worker:
     async def run(self) -> None:
         """Work until `stop()` is called or, with `burst`, until nothing is ready; then stop gracefully."""
         async with self:
-            assert self._stopping is not None
             waits = [asyncio.create_task(self._stopping.wait())]
             if self.options.burst:
                 waits.append(asyncio.create_task(self._turner.dry.wait()))
@@ -132,13 +132,17 @@ class Worker:
         if grace is not None:
             self._grace = min(self._grace, grace)
             self._hurry.set()
-        if self._stopping is not None:
-            self._stopping.set()
+        self._stopping.set()
 
     @property
     def running(self) -> int:
         """How many jobs it holds."""
         return len(self._slots.held)
+
+    @property
+    def _empty(self) -> bool:
+        """Whether neither this worker nor, in its name, the broker holds any job."""
+        return self._slots.empty and self._turner.quiet
 
     async def _open(self) -> None:
         if self._own:
@@ -170,7 +174,6 @@ class Worker:
     async def _connect(self) -> None:
         """Enter the broker; one that is away now may come, so say so and go on trying."""
         delay = 0.2
-        assert self._stopping is not None
         while True:
             try:
                 await self._stack.enter_async_context(self.broker)
@@ -272,7 +275,6 @@ class Worker:
 
     async def _end(self) -> None:
         """Stop, in at most grace + 2 seconds, whatever bodies and broker do."""
-        self._stopping = self._stopping or asyncio.Event()
         self._stopping.set()
         self._turner.claiming = False
         for held in list(self._slots.held.values()):
@@ -290,7 +292,7 @@ class Worker:
 
     async def _until_empty_or_grace(self) -> None:
         started = self._clock.monotonic()
-        while not self._slots.empty:
+        while not self._empty:
             self._hurry.clear()
             left = started + self._grace - self._clock.monotonic()
             if left <= 0:
@@ -323,7 +325,7 @@ class Worker:
     async def _last_turns(self) -> None:
         """Store the last outcomes, if the broker is there; else their leases end by themselves."""
         until = self._clock.monotonic() + _LAST_TURN
-        while not self._slots.empty and (left := until - self._clock.monotonic()) > 0:
+        while not self._empty and (left := until - self._clock.monotonic()) > 0:
             self._turner.stored.clear()
             self._turner.look()
             await self._clock.wait(self._turner.stored, left)
