@@ -1,0 +1,161 @@
+"""What a broker URL says, checked before anything connects."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final, cast
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
+
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
+
+from jobq.errors import ConfigError
+
+_SCHEMES: Final = (
+    "redis",
+    "rediss",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+    "unix",
+)
+_NAMESPACE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_SECRETS: Final = re.compile(r"((?:^|[?&])[a-z_]*password=)[^&#]*")
+_HINT: Final = "; in a user or a password write '#', '/', '?' and '@' as %23, %2F, %3F and %40"
+_SENTINEL_PORT: Final = 26379
+_DAY: Final = 86400
+
+# What may be in a URL. redis-py's others would change what the broker relies on: encodings, retries, health checks.
+_ANYWHERE: Final = frozenset({"db", "username", "password", "client_name", "socket_read_size"})
+_TCP: Final = frozenset({"socket_keepalive"})
+_UNIX: Final = frozenset({"path"})
+_TLS: Final = frozenset(
+    {"ssl_keyfile", "ssl_certfile", "ssl_password", "ssl_cert_reqs", "ssl_check_hostname"}
+    | {"ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_min_version", "ssl_ciphers"}
+)
+
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the server is, and how to talk to it; the options are those of redis-py's connections."""
+
+    url: str
+    masked: str
+    namespace: str
+    kind: str
+    addresses: tuple[tuple[str, int], ...]
+    service: str
+    connection: type[AbstractConnection]
+    options: Options
+    sentinel_options: Options
+    reply_timeout: float
+    connect_timeout: float
+
+    @property
+    def tls(self) -> bool:
+        return issubclass(self.connection, SSLConnection)
+
+
+def mask(url: str) -> str:
+    """`url` without passwords, also when the rest of it is wrong."""
+    scheme, slashes, rest = url.partition("://")
+    login, at, place = rest.rpartition("@")
+    user, colon, _ = login.partition(":")
+    return scheme + slashes + user + (":***" if colon else "") + at + _SECRETS.sub(r"\1***", place)
+
+
+def parse(url: str) -> Target:
+    """The target that `url` names. Raises `ConfigError` that says what is wrong with it."""
+    try:
+        return _parse(url)
+    except ConfigError as exc:
+        reason = str(exc)
+    except ValueError:  # its words may repeat a password
+        reason = "the host, the port or an option cannot be read"
+    raise ConfigError(f"not a Redis URL: {mask(url)}: {reason}{_HINT if '@' in url else ''}")
+
+
+def _parse(url: str) -> Target:
+    parts = urlsplit(url)
+    if parts.scheme not in _SCHEMES:
+        raise ConfigError(f"the scheme is one of {', '.join(_SCHEMES)}")
+    if parts.fragment:
+        raise ConfigError("there is a '#' in it")
+    base, _, kind = parts.scheme.partition("+")
+    kind = kind or ("unix" if base == "unix" else "single")
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    namespace = query.pop("namespace", "main")
+    if not _NAMESPACE.fullmatch(namespace):
+        raise ConfigError("a namespace has 1 to 64 letters, digits, '_', '.' or '-'")
+    sentinel = {
+        name.removeprefix("sentinel_"): query.pop(name) for name in tuple(query) if name.startswith("sentinel_")
+    }
+    service, path = _path(kind, parts.path)
+    login, at, hosts = parts.netloc.rpartition("@")
+    first = f"{base}://{login}{at}{hosts.split(',')[0]}{path}"
+    options = cast("Options", parse_url(f"{first}?{urlencode(query)}"))
+    return Target(
+        url=url,
+        masked=mask(url),
+        namespace=namespace,
+        kind=kind,
+        addresses=_addresses(kind, hosts),
+        service=service,
+        reply_timeout=_seconds(options, "socket_timeout"),
+        connect_timeout=_seconds(options, "socket_connect_timeout"),
+        connection=options.pop("connection_class", Connection),
+        options=_checked(options, kind, tls=base == "rediss"),
+        sentinel_options=sentinel,
+    )
+
+
+def _path(kind: str, path: str) -> tuple[str, str]:
+    """A Sentinel's service, and the rest of the path: the database, or a socket's file."""
+    service = ""
+    if kind == "sentinel":
+        service, _, path = path.strip("/").partition("/")
+        if not service:
+            raise ConfigError("it needs the service: redis+sentinel://host:26379/service")
+        path = path and f"/{path}"
+    db = path.strip("/")
+    if kind != "unix" and db and not db.isdecimal():
+        raise ConfigError(f"the database is a number, not {db!r}")
+    if kind == "cluster" and db not in {"", "0"}:
+        raise ConfigError("a cluster has only database 0")
+    return unquote(service), path
+
+
+def _addresses(kind: str, hosts: str) -> tuple[tuple[str, int], ...]:
+    if kind == "unix":
+        return ()
+    found = [urlsplit(f"//{host}") for host in hosts.split(",")]
+    if kind == "single" and len(found) > 1:
+        raise ConfigError("several hosts need redis+sentinel:// or redis+cluster://")
+    return tuple(_address(kind, one) for one in found)
+
+
+def _address(kind: str, host: SplitResult) -> tuple[str, int]:
+    port = host.port if host.port is not None else _SENTINEL_PORT if kind == "sentinel" else 6379
+    return unquote(host.hostname or "localhost"), port
+
+
+def _seconds(options: Options, name: str) -> float:
+    seconds = float(options.pop(name, 5.0))
+    if not 0 < seconds <= _DAY:
+        raise ConfigError(f"{name} is a positive number of seconds")
+    return seconds
+
+
+def _checked(options: Options, kind: str, *, tls: bool) -> Options:
+    """The options, without the address. Raises for what cannot be given."""
+    if kind == "unix" and not options.get("path"):
+        raise ConfigError("it needs the socket's file: unix:///run/redis.sock")
+    if options.get("ssl_cert_reqs", "none") not in {"none", "optional", "required"}:
+        raise ConfigError("ssl_cert_reqs is none, optional or required")
+    left = {name: value for name, value in options.items() if name not in {"host", "port"}}
+    allowed = _ANYWHERE | (_UNIX if kind == "unix" else _TCP) | (_TLS if tls else frozenset())
+    for name in left:
+        if name not in allowed:
+            raise ConfigError(f"there is no option {name!r}{' without TLS' if name in _TLS else ''}")
+    return left

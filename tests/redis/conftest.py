@@ -1,0 +1,52 @@
+"""A namespace for each test on the shared server, and private servers to be harmed."""
+
+import itertools
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack
+
+import pytest
+from redis.asyncio import Redis
+
+from jobq_redis import RedisBroker
+from tests.redis.tools import Tools
+from tests.servers import REDIS, Server, install_line
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def url(redis_url: str) -> str:
+    return f"{redis_url}?namespace=test-{os.getpid()}-{next(_numbers)}"
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Server]]:
+    """Start private servers with these arguments."""
+    with ExitStack() as stack:
+
+        def started(*arguments: str) -> Server:
+            if REDIS.binary is None:
+                pytest.skip(install_line(REDIS))
+            return stack.enter_context(Server(arguments=("--appendonly", "no", *arguments)))
+
+        yield started
+
+
+@pytest.fixture
+async def broker(url: str) -> AsyncIterator[RedisBroker]:
+    async with RedisBroker(url) as broker:
+        yield broker
+
+
+@pytest.fixture
+async def tools() -> AsyncIterator[Tools]:
+    async with AsyncExitStack() as stack:
+        yield Tools(stack)
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """A plain client, to look and to do harm."""
+    async with Redis.from_url(redis_url) as client:
+        yield client

@@ -1,0 +1,71 @@
+"""Brokers and plain clients on private servers, and the shortest way to have a job."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+
+from redis.asyncio import Redis
+
+from jobq.broker import Broker
+from jobq.errors import BrokerUnavailable
+from jobq.model import Claim, Delivery, Done, Job, Outcome, Stamp, Turn, WorkerInfo
+from jobq_redis import RedisBroker
+
+PATIENCE = 20.0
+WORKER = WorkerInfo(id="w", host="here")
+
+
+class Tools:
+    """Opens what the test needs, until the test ends."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
+
+    async def broker(self, url: str) -> RedisBroker:
+        return await self._stack.enter_async_context(RedisBroker(url))
+
+    async def client(self, url: str) -> Redis:
+        return await self._stack.enter_async_context(Redis.from_url(url))
+
+
+def job(job_id: str, **columns: object) -> Job:
+    return Job(id=job_id, task="t", **columns)  # type: ignore[arg-type]
+
+
+async def put(broker: Broker, *job_ids: str, number: int = 1, client: str = "c", **columns: object) -> None:
+    await broker.enqueue([job(job_id, **columns) for job_id in job_ids], Stamp(client, number))
+
+
+async def lease(broker: Broker, seconds: float = 60) -> None:
+    await broker.heartbeat(WORKER, [], seconds)
+
+
+async def claim(
+    broker: Broker, *outcomes: Outcome, limit: int = 10, queues: Sequence[str] = ("default",), resume: int = 1 << 40
+) -> Turn:
+    return await broker.turn(outcomes, Claim(WORKER.id, queues, limit, suspects=True, resume=resume))
+
+
+def ids(deliveries: Sequence[Delivery]) -> list[str]:
+    return [delivery.job.id for delivery in deliveries]
+
+
+async def drain(broker: Broker, *queues: str) -> list[str]:
+    """Claim and finish everything; the ids in order."""
+    await lease(broker)
+    turn = await claim(broker, limit=10_000, queues=queues or ("default",))
+    done = [Done(delivery.job.id, delivery.epoch) for delivery in turn.deliveries]
+    assert list((await claim(broker, *done, limit=0)).refused) == []
+    return ids(turn.deliveries)
+
+
+async def until(condition: Callable[[], Awaitable[object]]) -> None:
+    """Return as soon as the condition is true; a broker that is away is not."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                if await condition():
+                    return
+            except BrokerUnavailable:
+                pass
+            await asyncio.sleep(0.02)
