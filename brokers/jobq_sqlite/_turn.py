@@ -1,0 +1,215 @@
+"""Settling and claiming."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from jobq.codec import decode_delivery, encode_trail
+from jobq.model import Again, Claim, Dead, Delivery, Outcome, Released, Token, Turn
+from jobq_sqlite._lease import find_held, promote, take_back
+from jobq_sqlite._sql import NEW_LANE, Row, Tx, numbers, one_row
+from jobq_sqlite._writer import Verb
+
+_PROMOTE: Final = 1000
+"""The most due jobs that one turn makes ready: a transaction must not keep others waiting."""
+
+_STATE: Final = """
+SELECT (
+    SELECT json_group_array(json_array(
+        v.column1,
+        EXISTS (SELECT 1 FROM jobs INDEXED BY ready
+                WHERE queue = v.column2 AND lane < 5 AND due IS NULL AND epoch IS NULL),
+        EXISTS (SELECT 1 FROM jobs INDEXED BY ready
+                WHERE queue = v.column2 AND lane = 5 AND due IS NULL AND epoch IS NULL)
+    )) FROM $ROWS AS v WHERE v.column1 IS NOT NULL
+), (SELECT due FROM jobs INDEXED BY scheduled WHERE due IS NOT NULL ORDER BY due LIMIT 1),
+w.n, w.lease_end, (SELECT count(*) FROM jobs INDEXED BY held WHERE worker = w.n AND epoch > ?)
+FROM (SELECT 1) LEFT JOIN workers AS w ON w.id = ?
+"""
+_CLAIM: Final = """
+UPDATE jobs SET worker = ?, epoch = (SELECT ticket FROM meta) + s.k FROM (
+    SELECT n AS m, row_number() OVER (ORDER BY lane, pos) AS k FROM (
+        SELECT n, lane, pos FROM jobs INDEXED BY ready
+        WHERE queue = ? AND lane BETWEEN ? AND ? AND due IS NULL AND epoch IS NULL
+        ORDER BY lane, pos LIMIT ?
+    )
+) AS s WHERE n = s.m
+"""
+_NORMAL: Final = (0, 4)
+_SUSPECT: Final = (5, 5)
+_FETCH: Final = """
+SELECT json_group_array(json_array(epoch, a, b, c, d, e)),
+CAST(group_concat(id || queue || CAST(envelope AS TEXT) || coalesce(trail, '') || coalesce(crashes, ''), '') AS BLOB)
+FROM (
+    SELECT epoch, id, queue, envelope, trail, crashes,
+    length(CAST(id AS BLOB)) AS a, length(CAST(queue AS BLOB)) AS b, length(CAST(envelope AS BLOB)) AS c,
+    coalesce(length(CAST(trail AS BLOB)), -1) AS d, coalesce(length(CAST(crashes AS BLOB)), -1) AS e
+    FROM jobs INDEXED BY held WHERE worker = ? AND epoch > ? ORDER BY epoch
+)
+"""
+_BURY: Final = """
+INSERT OR REPLACE INTO dead (id, queue, died, envelope, trail, crashes)
+SELECT id, queue, column3, envelope, column2, crashes FROM $ROWS AS v CROSS JOIN jobs ON n = v.column1
+"""
+_REMOVE: Final = "DELETE FROM jobs WHERE n IN (SELECT value FROM json_each(?))"
+_PUT_BACK: Final = f"""
+UPDATE jobs SET worker = NULL, epoch = NULL, queue = coalesce(v.column2, queue), trail = coalesce(v.column3, trail),
+    due = v.column4, pos = v.column5, lane = {NEW_LANE}
+FROM $ROWS AS v WHERE n = v.column1
+"""  # noqa: S608 - a constant
+
+
+@dataclass(slots=True)
+class Found:
+    """The answer before it is decoded, which is left to the caller's thread."""
+
+    refused: Sequence[Token] = ()
+    next_due: float | None = None
+    leased: bool = True
+    lengths: object = "[]"
+    data: object = b""
+
+    def turn(self) -> Turn:
+        """The answer."""
+        return Turn(list(self._deliveries()), self.refused, self.next_due, self.leased)
+
+    def _deliveries(self) -> Iterator[Delivery]:
+        data = self.data if isinstance(self.data, bytes) else b""
+        at = 0
+        for epoch, *lengths in numbers(self.lengths):
+            pieces: list[bytes | None] = []
+            for length in lengths:
+                pieces.append(data[at : at + length] if length >= 0 else None)
+                at += max(length, 0)
+            name, queue, envelope, trail, crashes = pieces
+            yield decode_delivery(
+                _text(name), envelope or b"", epoch=epoch, queue=_text(queue), trail=trail, crashes=crashes
+            )
+
+
+def _text(data: bytes | None) -> str:
+    return (data or b"").decode(errors="replace")
+
+
+@dataclass(slots=True)
+class _State:
+    """What a worker could claim: (queue, has ready jobs, has suspects)."""
+
+    queues: list[tuple[str, bool, bool]]
+    next_due: float | None
+    worker: int | None
+    lease_end: float
+    lost: int
+
+    @classmethod
+    def read(cls, tx: Tx, claim: Claim) -> "_State":
+        sql, rows = one_row(enumerate(claim.queues), _STATE)
+        flags, due, worker, lease_end, lost = tx.ask(sql, *rows, claim.resume, claim.worker)
+        queues = [(claim.queues[index], bool(ready), bool(suspects)) for index, ready, suspects in numbers(flags)]
+        return cls(
+            queues, _float(due), worker if isinstance(worker, int) else None, _float(lease_end) or 0.0, _int(lost)
+        )
+
+    def in_seconds(self, now: float) -> float | None:
+        return None if self.next_due is None else max(0.0, self.next_due - now)
+
+    def is_due(self, now: float) -> bool:
+        return self.next_due is not None and self.next_due <= now
+
+    def offers(self, claim: Claim) -> bool:
+        return self.lost > 0 or (
+            claim.limit > 0 and any(ready or (suspects and claim.suspects) for _, ready, suspects in self.queues)
+        )
+
+
+class TakeTurn(Verb[Found]):
+    """One turn."""
+
+    def __init__(self, outcomes: Sequence[Outcome], claim: Claim) -> None:
+        super().__init__(weight=len(outcomes) + claim.limit + 1)
+        self.outcomes = outcomes
+        self.claim = claim
+
+    def glance(self, tx: Tx) -> bool:
+        """An idle worker's turn changes nothing, so it takes no lock."""
+        if self.outcomes:
+            return False
+        state = _State.read(tx, self.claim)
+        leased = state.lease_end > tx.now
+        if state.is_due(tx.now) or (leased and state.offers(self.claim)):
+            return False
+        self.answer = Found(next_due=state.in_seconds(tx.now), leased=leased)
+        return True
+
+    def run(self, tx: Tx) -> None:
+        state = _State.read(tx, self.claim)
+        if state.is_due(tx.now):
+            promote(tx, _PROMOTE)
+            state = _State.read(tx, self.claim)
+        refused = self._settle(tx, state.worker)
+        if self.wakes:
+            state = _State.read(tx, self.claim)
+        self.answer = Found(refused, state.in_seconds(tx.now), state.lease_end > tx.now)
+        if self.answer.leased and state.offers(self.claim):
+            self._claim(tx, state)
+            self.answer.lengths, self.answer.data = tx.ask(_FETCH, state.worker, self.claim.resume)
+
+    def _claim(self, tx: Tx, state: _State) -> None:
+        left, suspect = self.claim.limit - state.lost, self.claim.suspects
+        for queue, ready, suspects in state.queues:
+            if suspect and suspects and left > 0:
+                left -= self._take(tx, state, queue, _SUSPECT, 1)
+                suspect = False
+            if ready and left > 0:
+                left -= self._take(tx, state, queue, _NORMAL, left)
+
+    def _take(self, tx: Tx, state: _State, queue: str, lanes: tuple[int, int], limit: int) -> int:
+        taken = tx.do(_CLAIM, state.worker, queue, *lanes, limit)
+        tx.drawn(taken)
+        return taken
+
+    def _settle(self, tx: Tx, worker: int | None) -> Sequence[Token]:
+        self.wakes = False
+        if not self.outcomes:
+            return ()
+        held = find_held(tx, worker, self.outcomes)
+        settled = [(held[index], outcome) for index, outcome in enumerate(self.outcomes) if index in held]
+        if settled:
+            self._put_back(tx, settled)
+            self._remove(tx, settled)
+        if len(settled) == len(self.outcomes):
+            return ()
+        refused = [Token(o.id, o.epoch) for index, o in enumerate(self.outcomes) if index not in held]
+        take_back(tx, refused)
+        return refused
+
+    def _put_back(self, tx: Tx, settled: Iterable[tuple[int, Outcome]]) -> None:
+        returning = [(n, outcome) for n, outcome in settled if isinstance(outcome, Again | Released)]
+        if returning:
+            self.wakes = True
+            first = tx.draw(len(returning))
+            tx.do_rows(_PUT_BACK, [_place(n, o, first + k, tx.now) for k, (n, o) in enumerate(returning)])
+
+    def _remove(self, tx: Tx, settled: Iterable[tuple[int, Outcome]]) -> None:
+        ended = [(n, outcome) for n, outcome in settled if not isinstance(outcome, Again | Released)]
+        kept: list[Row] = [(n, encode_trail(o.trail), tx.now) for n, o in ended if isinstance(o, Dead) and o.keep]
+        tx.do_rows(_BURY, kept)
+        if ended:
+            tx.do(_REMOVE, msgspec.json.encode([n for n, _ in ended]).decode())
+
+
+def _place(n: int, outcome: Again | Released, ticket: int, now: float) -> Row:
+    due, pos = (now + outcome.delay, ticket) if outcome.delay > 0 else (None, -ticket)
+    if isinstance(outcome, Again):
+        return n, outcome.queue or None, encode_trail(outcome.trail), due, pos
+    return n, None, None, due, pos
+
+
+def _float(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _int(value: object) -> int:
+    return value if isinstance(value, int) else 0

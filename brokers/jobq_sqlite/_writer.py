@@ -1,0 +1,221 @@
+"""The thread that owns a connection and puts the calls that are waiting into one transaction."""
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Final, Generic, Self, TypeVar
+
+from jobq.clock import Clock
+from jobq.errors import BrokerRefused, BrokerUnavailable, OutcomeUnknown
+from jobq_sqlite._errors import is_busy, primary_code, translate
+from jobq_sqlite._open import WAL_LIMIT, connect, patiently
+from jobq_sqlite._sleepers import sleepers_of
+from jobq_sqlite._sql import Tx
+from jobq_sqlite._thread import Servant, resolve
+from jobq_sqlite._url import Place
+
+T = TypeVar("T")
+
+_MOST_JOBS: Final = 1000
+"""In one transaction, so that other processes get their turn."""
+_IDLE: Final = 1.0
+
+
+class Verb(Generic[T]):
+    """One call: what to do in a transaction, and then its answer or its failure.
+
+    A verb may be run again after its transaction was rolled back.
+    """
+
+    answer: T
+    wakes = False
+    """Whether there may be more work than before."""
+
+    def __init__(self, weight: int) -> None:
+        self.weight = weight
+        self.failure: BaseException | None = None
+        self.future: asyncio.Future[None] | None = None
+
+    def glance(self, tx: Tx) -> bool:
+        """Answer without a transaction, if nothing has to change. Returns whether it did."""
+        return False
+
+    def run(self, tx: Tx) -> None:
+        """Change the database and set `answer`."""
+        raise NotImplementedError
+
+    @classmethod
+    def run_all(cls, tx: Tx, verbs: Sequence[Self]) -> None:
+        """Run all the waiting verbs of one kind."""
+        for verb in verbs:
+            verb.run(tx)
+
+
+AnyVerb = Verb[Any]
+
+
+class Writer:
+    """Runs verbs in its own thread, several callers in one transaction, and answers each once it is committed.
+
+    If a transaction fails, its verbs are run again one by one, so that each fails only for its own reasons.
+    """
+
+    def __init__(self, place: Place, clock: Clock) -> None:
+        self.place = place
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._calls = SimpleQueue[AnyVerb | None]()
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._closing = False
+        self._dirty = False
+        self._pid = os.getpid()
+        self._servant = Servant("jobq-sqlite-writer", self._run)
+
+    async def start(self) -> None:
+        """Connect. Raises what `connect` raises."""
+        self._servant.start()
+        try:
+            await self._opened
+        except asyncio.CancelledError:
+            self._calls.put(None)
+            raise
+
+    async def call(self, verb: Verb[T]) -> T:
+        """Run `verb` and return its answer once it is on the disk. Being cancelled does not stop it."""
+        self.check()
+        future: asyncio.Future[None] = self._loop.create_future()
+        verb.future = future
+        self._calls.put(verb)
+        await future
+        return verb.answer
+
+    async def close(self) -> None:
+        """Finish what was called, and end the thread."""
+        if self._closing or os.getpid() != self._pid:
+            return
+        self._closing = True
+        self._calls.put(None)
+        await self._servant.ended()
+
+    def check(self) -> None:
+        """Raise what any call would raise without trying."""
+        if os.getpid() != self._pid:
+            raise BrokerRefused(
+                f"{self.place.path} was opened before this process was forked, and SQLite does not survive a fork. "
+                "Open the broker after forking"
+            )
+        if self._closing:
+            raise BrokerUnavailable(f"{self.place.path} is closed: the broker is used outside its `async with`")
+
+    def _run(self) -> None:
+        try:
+            self.place = replace(self.place, path=self.place.path.resolve())
+            self.sleepers = sleepers_of(self.place.path)
+            db = connect(self.place)
+        except BaseException as exc:  # noqa: BLE001 - raised where the broker is entered
+            self._servant.post(resolve, self._opened, exc)
+            return
+        self._servant.post(resolve, self._opened, None)
+        try:
+            while batch := self._next_batch(db):
+                self._serve(db, batch)
+                self._servant.post(_answer, batch)
+                if any(verb.wakes and verb.failure is None for verb in batch):
+                    self.sleepers.wake()
+        finally:
+            db.close()
+
+    def _next_batch(self, db: sqlite3.Connection) -> list[AnyVerb]:
+        """Wait for calls and take those that are there; nothing means the end."""
+        verb = self._first(db)
+        batch: list[AnyVerb] = []
+        weight = 0
+        while verb is not None:
+            batch.append(verb)
+            weight += verb.weight
+            if weight >= _MOST_JOBS:
+                break
+            try:
+                verb = self._calls.get_nowait()
+            except Empty:
+                break
+        else:
+            self._calls.put(None)  # the end is for the next look
+        return batch
+
+    def _first(self, db: sqlite3.Connection) -> AnyVerb | None:
+        while True:
+            try:
+                return self._calls.get(timeout=_IDLE if self._dirty else None)
+            except Empty:
+                self._dirty = not self._shrink_log(db)
+
+    def _shrink_log(self, db: sqlite3.Connection) -> bool:
+        """Empty a log that has outgrown its limit, if no reader needs it any more. Returns whether it is small."""
+        if _size(f"{self.place.path}-wal") <= WAL_LIMIT:
+            return True
+        with suppress(sqlite3.Error):
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return False
+
+    def _serve(self, db: sqlite3.Connection, batch: Sequence[AnyVerb]) -> None:
+        try:
+            patiently(lambda: self._attempt(db, batch), self.place.timeout)
+        except Exception as exc:  # noqa: BLE001 - the callers' business
+            everybody = isinstance(exc, OutcomeUnknown) or (isinstance(exc, sqlite3.Error) and is_busy(exc))
+            if everybody or len(batch) == 1:
+                self._fail(batch, exc)
+                return
+            for verb in batch:
+                self._serve(db, [verb])
+
+    def _fail(self, batch: Sequence[AnyVerb], exc: Exception) -> None:
+        for verb in batch:
+            if isinstance(exc, sqlite3.Error):
+                verb.failure = translate(exc, self.place.path, self.place.timeout)
+                verb.failure.__cause__ = exc
+            else:
+                verb.failure = exc
+
+    def _attempt(self, db: sqlite3.Connection, batch: Sequence[AnyVerb]) -> None:
+        look = Tx(db, self._clock.time())
+        writing = [verb for verb in batch if not verb.glance(look)]
+        if not writing:
+            return
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            tx = Tx(db, self._clock.time())
+            for kind in dict.fromkeys(verb.run_all for verb in writing):
+                kind(tx, [verb for verb in writing if verb.run_all == kind])
+            self._commit(db)
+        finally:
+            if db.in_transaction:
+                with suppress(sqlite3.Error):
+                    db.execute("ROLLBACK")
+        self._dirty = True
+
+    def _commit(self, db: sqlite3.Connection) -> None:
+        try:
+            db.execute("COMMIT")
+        except sqlite3.OperationalError as exc:
+            if primary_code(exc) != sqlite3.SQLITE_IOERR:
+                raise
+            raise OutcomeUnknown(f"{self.place.path}: the disk failed while storing ({exc})") from exc
+
+
+def _answer(batch: Iterable[AnyVerb]) -> None:
+    for verb in batch:
+        if verb.future is not None:
+            resolve(verb.future, verb.failure)
+
+
+def _size(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0
