@@ -123,6 +123,8 @@ class Executor:
             if held.cause is Cause.TIMEOUT:
                 log.warning("%r took longer than its timeout, yet it ended; its end counts", held)
         self._slots.settle(held, outcome)
+        if self._slots.waiting:
+            self.start_waiting()
 
     async def _after(self, held: Held, exc: BaseException) -> Outcome:
         """What a body's exception means; the worker's own cancellations are no errors."""
@@ -168,7 +170,7 @@ class Executor:
             return
         held.started = True
         held.body = self._create_task(self._bury_with_handler(held, options.on_dead, exc, outcome))
-        self._slots.taken += 1  # given back, as every slot, when the outcome is stored
+        self._slots.taken += 1  # given back when it is settled
 
     async def _bury_with_handler(self, held: Held, handler: FailureHandler, exc: BaseException, outcome: Dead) -> None:
         try:

@@ -21,10 +21,23 @@ class Cause(Enum):
 class Held:
     """One claimed job. Its epoch is unique in the namespace, so it is the key everywhere in the worker."""
 
-    __slots__ = ("body", "cause", "current", "deadline", "delivery", "settled", "started", "timeout")
+    __slots__ = (
+        "body",
+        "cause",
+        "current",
+        "deadline",
+        "delivery",
+        "epoch",
+        "settled",
+        "started",
+        "suspect",
+        "timeout",
+    )
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
+        self.epoch = delivery.epoch
+        self.suspect = len(delivery.crashes) >= SUSPECT_AFTER
         self.current: CurrentJob | None = None
         self.body: asyncio.Task[None] | None = None
         self.timeout: float | None = None
@@ -32,16 +45,6 @@ class Held:
         self.cause: Cause | None = None
         self.started = False
         self.settled = False
-
-    @property
-    def epoch(self) -> int:
-        """The fencing token of this claim."""
-        return self.delivery.epoch
-
-    @property
-    def suspect(self) -> bool:
-        """Whether it may have killed workers."""
-        return len(self.delivery.crashes) >= SUSPECT_AFTER
 
     @property
     def running(self) -> bool:

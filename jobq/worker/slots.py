@@ -1,7 +1,7 @@
 """What the worker holds: jobs waiting for a slot, jobs running, outcomes not stored yet. Pure bookkeeping.
 
-A slot is held from the start of a body until its outcome is stored, so that a slow broker slows the worker down
-instead of filling its memory.
+A slot is held while a body runs. How much is held in all, with what waits and what is not stored yet, is bounded by
+`room`, so that a slow broker slows the worker down instead of filling its memory.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ class Slots:
         self.outcomes: list[Outcome] = []
         self.changed = asyncio.Event()
         self.taken = 0
+        self._suspects = 0
         self._rate = 0.0
         self._stored = 0
         self._since: float | None = None
@@ -45,17 +46,14 @@ class Slots:
         ahead = min(int(self._rate * _AHEAD), 4 * self.concurrency)
         return max(0, self.concurrency + ahead - (len(self.held) - settling))
 
-    def free(self, settling: int) -> int:
-        """Slots that are free once `settling` outcomes are stored."""
-        return self.concurrency - self.taken + settling
-
-    def holds_suspect(self) -> bool:
-        """Whether a job is held that may have killed workers."""
-        return any(held.suspect for held in self.held.values())
+    def takes_suspect(self) -> bool:
+        """Whether a job that may have killed workers could start at once, with no other such job beside it."""
+        return not self._suspects and self.taken + len(self.waiting) < self.concurrency
 
     def add(self, held: Held) -> None:
         """Take a claimed job."""
         self.held[held.epoch] = held
+        self._suspects += held.suspect
 
     def queue(self, held: Held) -> None:
         """Let a job wait for a slot; a suspect goes first."""
@@ -73,25 +71,25 @@ class Slots:
         if held.settled or held.epoch not in self.held:
             return
         held.settled = True
+        self.taken -= held.body is not None
         self.outcomes.append(outcome)
         self.changed.set()
 
     def stored(self, outcomes: list[Outcome], now: float) -> None:
-        """Outcomes are with the broker: their jobs are gone, their slots free."""
+        """Outcomes are with the broker: their jobs are no longer held."""
         for outcome in outcomes:
             held = self.held.pop(outcome.epoch, None)
-            if held is not None and held.body is not None:
-                self.taken -= 1
+            if held is not None and held.suspect:
+                self._suspects -= 1
         self._measure(len(outcomes), now)
 
     def drop(self, held: Held) -> None:
-        """Forget a job whose token somebody else has, or nobody."""
+        """Forget a job that waits, and whose token somebody else has, or nobody."""
         if self.held.pop(held.epoch, None) is None:
             return
         held.settled = True
-        if held.body is not None:
-            self.taken -= 1
-        elif held in self.waiting:
+        self._suspects -= held.suspect
+        if held in self.waiting:
             self.waiting.remove(held)
 
     def _measure(self, count: int, now: float) -> None:

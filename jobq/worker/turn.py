@@ -121,7 +121,7 @@ class Turner:
             self._worker,
             self._order(self.paused),
             self._slots.room(settling),
-            suspects=self._slots.free(settling) > 0 and not self._slots.holds_suspect(),
+            suspects=self._slots.takes_suspect(),
             resume=self._resume,
         )
 
