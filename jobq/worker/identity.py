@@ -20,10 +20,13 @@ def host_id() -> str:
     return hashlib.sha256(f"{boot} {namespace}".encode()).hexdigest()[:12]
 
 
-def new_worker_id(host: str) -> str:
-    """`host-pid-start-random`: unique for ever, and enough to look the process up."""
-    pid = os.getpid()
-    return f"{host}-{pid}-{_start_time(pid) or 0}-{secrets.token_hex(4)}"
+def new_worker_id(host: str, pid: int | None = None, token: str | None = None) -> str:
+    """`host-pid-start-random`: unique for ever, and enough to look the process up.
+
+    By default of this process; a parent makes the same id for its child from the `token` that they share.
+    """
+    pid = pid or os.getpid()
+    return f"{host}-{pid}-{_start_time(pid) or 0}-{token or secrets.token_hex(4)}"
 
 
 def dead_peers(host: str, peers: Iterable[str]) -> list[str]:

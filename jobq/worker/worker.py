@@ -140,6 +140,11 @@ class Worker:
         return len(self._slots.held)
 
     @property
+    def held(self) -> tuple[Held, ...]:
+        """What it holds now, for a look from any thread."""
+        return tuple(self._slots.held.values()) if hasattr(self, "_slots") else ()
+
+    @property
     def _empty(self) -> bool:
         """Whether neither this worker nor, in its name, the broker holds any job."""
         return self._slots.empty and self._turner.quiet
