@@ -1,0 +1,17 @@
+"""The `jobq` command."""
+
+import click
+
+import jobq
+from jobq.worker.command import worker
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(jobq.__version__, prog_name="jobq")
+def main() -> None:
+    """Background jobs for asyncio."""
+
+
+main.add_command(worker)

@@ -1,0 +1,99 @@
+"""`--processes N`: a parent that does no jobs, and children that do; one that dies is buried and replaced."""
+
+import asyncio
+import logging
+import secrets
+import signal
+import time
+from asyncio.subprocess import Process
+from dataclasses import replace
+from typing import Final
+
+from jobq.app import App
+from jobq.clock import SYSTEM_CLOCK
+from jobq.errors import BrokerError
+from jobq.plugins import open_broker
+from jobq.worker import banner
+from jobq.worker.children import Children
+from jobq.worker.identity import host_id, new_worker_id
+from jobq.worker.program import loop_factory
+from jobq.worker.settings import SEAT, Settings
+from jobq.worker.sweep import LIMIT
+
+__all__ = ["run"]
+
+_FIRST: Final = 0.1
+_CAP: Final = 10.0
+_HEALTHY: Final = 10.0
+"""Seconds that a child must have lived for its death not to count as one in a row."""
+_LAST_SWEEPS: Final = 0.5
+
+log = logging.getLogger("jobq.worker")
+
+
+def run(settings: Settings, app: App) -> int:
+    """Keep `settings.processes` workers alive until a signal says stop, or the burst is over; then the exit code."""
+    banner.show(settings, app, open_broker(settings.broker).url, loop_factory()[1])
+    return asyncio.run(_Supervisor(settings).run())
+
+
+class _Supervisor:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._child = replace(settings, processes=1)
+        self._children = Children(settings.grace)
+        self._host = host_id()
+        self._chores: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> int:
+        self._children.listen()
+        codes = await asyncio.gather(*(self._seat() for _ in range(self._settings.processes)))
+        if self._chores:
+            await asyncio.wait(self._chores, timeout=_LAST_SWEEPS)
+        log.info("stopped")
+        return max(codes)
+
+    async def _seat(self) -> int:
+        """One place for a worker process, taken again whenever it becomes free; at the end, 0 or what went wrong."""
+        deaths, stopping = 0, self._children.stopping
+        while True:
+            started = time.monotonic()
+            child, worker = await self._hire()
+            code = await self._children.wait(child)
+            if stopping.is_set() or (self._settings.burst and code >= 0):
+                return max(code, 0)
+            self._bury(worker)
+            deaths = 1 if time.monotonic() - started > _HEALTHY else deaths + 1
+            pause = min(_CAP, _FIRST * 2 ** (deaths - 1))
+            log.error("worker %s %s; starting another in %.1f s", worker, _end(code), pause)
+            await SYSTEM_CLOCK.wait(stopping, pause)
+            if stopping.is_set():
+                return 0
+
+    async def _hire(self) -> tuple[Process, str]:
+        token = secrets.token_hex(4)
+        child = await self._children.start(
+            self._child.command(), {**self._child.environ(), SEAT: f"{self._host}-{token}"}
+        )
+        return child, new_worker_id(self._host, child.pid, token)
+
+    def _bury(self, worker: str) -> None:
+        chore = asyncio.create_task(self._sweep(worker))
+        self._chores.add(chore)
+        chore.add_done_callback(self._chores.discard)
+
+    async def _sweep(self, worker: str) -> None:
+        """Give what it held to the others now, and not when its lease ends."""
+        try:
+            async with open_broker(self._settings.broker) as broker:
+                swept = await broker.sweep(self._host, LIMIT, [worker])
+                while swept.more:
+                    swept = await broker.sweep(self._host, LIMIT)
+        except BrokerError as exc:
+            log.warning("%s; what %s held waits for the end of its lease", exc, worker)
+
+
+def _end(code: int) -> str:
+    if code >= 0:
+        return f"ended with code {code}"
+    return f"was killed by {signal.Signals(-code).name}"

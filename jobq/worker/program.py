@@ -1,0 +1,70 @@
+"""One worker as a process: loop, signals, banner, exit code."""
+
+import asyncio
+import importlib
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+
+from jobq.app import App
+from jobq.errors import BrokerUnavailable
+from jobq.worker import banner
+from jobq.worker.control import Control, leave
+from jobq.worker.identity import new_worker_id
+from jobq.worker.orphans import is_child
+from jobq.worker.settings import SEAT, Settings
+from jobq.worker.worker import Worker
+
+__all__ = ["loop_factory", "run"]
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+log = logging.getLogger("jobq.worker")
+
+
+def run(settings: Settings, app: App) -> int:
+    """Work until a signal says stop, or a burst is over; then the exit code. Raises `JobqError`."""
+    factory, loop_name = loop_factory()
+    with asyncio.Runner(loop_factory=factory) as runner:
+        worker = _worker(settings, app)
+        control = Control(worker, runner.get_loop())
+        control.install(interrupt=not is_child())
+        if SEAT in os.environ:
+            log.info("worker %s started", worker.id)
+        else:
+            banner.show(settings, app, worker.broker.url, loop_name)
+        runner.run(_work(worker, control))
+        control.exit_code = 0
+        if worker.wedged:
+            leave(0)
+    log.info("stopped")
+    return 0
+
+
+def loop_factory() -> tuple[LoopFactory | None, str]:
+    """Uvloop's event loop where it is installed, and what the loop is called."""
+    try:
+        uvloop = importlib.import_module("uvloop")
+    except ImportError:
+        return None, "asyncio"
+    return uvloop.new_event_loop, f"uvloop {uvloop.__version__}"
+
+
+async def _work(worker: Worker, control: Control) -> None:
+    if control.requested:
+        return
+    try:
+        await worker.run()
+    except BrokerUnavailable:
+        if not control.requested:  # else: stopped while it waited for the broker
+            raise
+
+
+def _worker(settings: Settings, app: App) -> Worker:
+    options = asdict(settings.worker_options())
+    del options["weights"]
+    if seat := os.environ.get(SEAT):
+        host, _, token = seat.partition("-")
+        options["worker_id"] = new_worker_id(host, os.getpid(), token)
+    return Worker(app, settings.broker, **options)
