@@ -113,7 +113,8 @@ class State:
             return Turn(refused=refused, next_due=self.next_due(now), leased=False)
         lost = [self._deliver(e) for e in lease.held.values() if e.epoch is not None and e.epoch > claim.resume]
         lost.sort(key=lambda delivery: delivery.epoch)
-        fresh = self._claim(claim, lease, max(0, claim.limit - len(lost)))
+        suspects = claim.suspects and not any(len(delivery.crashes) >= SUSPECT_AFTER for delivery in lost)
+        fresh = self._claim(claim.queues, lease, max(0, claim.limit - len(lost)), suspects=suspects)
         return Turn([*lost, *fresh], refused, self.next_due(now))
 
     def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float, now: float) -> Orders:
@@ -216,16 +217,15 @@ class State:
         else:
             self._ready(entry, front=True)
 
-    def _claim(self, claim: Claim, lease: Lease, limit: int) -> list[Delivery]:
+    def _claim(self, queues: Sequence[str], lease: Lease, limit: int, *, suspects: bool) -> list[Delivery]:
         deliveries: list[Delivery] = []
-        suspect = claim.suspects
-        for queue in claim.queues:
+        for queue in queues:
             line = self.lines.get(queue)
             if line is None or len(deliveries) >= limit:
                 continue
-            if suspect and line.suspects:
+            if suspects and line.suspects:
                 deliveries += self._hold(line.take_suspect(), lease)
-                suspect = False
+                suspects = False
             deliveries += self._hold(line.take(limit - len(deliveries)), lease)
         return deliveries
 

@@ -29,6 +29,13 @@ class SuspectPromises(Promises):
         assert first == ["a", "c"]
         assert ids(await worker.claim(9, "default", "other", suspects=True)) == ["b"]
 
+    async def test_a_suspect_that_was_lost_on_the_way_is_the_one_of_the_repeated_turn(self, bench: Bench) -> None:
+        await make_suspects(bench, "a", "b")
+        await bench.put("c")
+        worker = await bench.worker()
+        await worker.lose_turn(limit=1, suspects=True)
+        assert ids(await worker.claim(3, suspects=True)) == ["a", "c"]
+
     async def test_a_suspect_comes_with_others_and_within_the_limit(self, bench: Bench) -> None:
         await make_suspects(bench, "a")
         await bench.put("b", "c")
