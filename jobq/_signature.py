@@ -4,7 +4,7 @@ import inspect
 import math
 import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import PurePath
 from typing import Any, Final, cast
@@ -47,6 +47,8 @@ def _to_wire(value: Any) -> Any:
 
 
 def _from_wire(kind: type[Any], value: Any) -> Any:
+    if kind is object:  # as good as Any
+        return value
     if issubclass(kind, PurePath):
         return kind(value)
     if callable(validate := getattr(kind, "model_validate", None)):
@@ -228,8 +230,8 @@ def _has_nan(value: object) -> bool:
             return not math.isfinite(value)
         case dict():
             return any(_has_nan(item) for item in cast("dict[object, object]", value).values())
-        case list():
-            return any(_has_nan(item) for item in cast("list[object]", value))
+        case list() | tuple() | set() | frozenset():  # to_builtins leaves some collections as they are
+            return any(_has_nan(item) for item in cast("Iterable[object]", value))
         case _:
             return False
 
