@@ -7,7 +7,7 @@ own login `sentinel_username` and `sentinel_password`).
 
 All keys start with `jobq:{namespace}:`. A user that may do just what is needed::
 
-    ACL SETUSER jobq on >password ~jobq:* -@all +eval +evalsha +info +time +get +set +del +exists
+    ACL SETUSER jobq on >password ~jobq:* -@all +eval +evalsha +info +time +get +set +del
         +hget +hset +hmget +hdel +hlen +hgetall +llen +lpop +lpush +rpush +blpop
         +zadd +zrem +zrange +zrangebyscore +zscore +zcard +select
 

@@ -49,7 +49,7 @@ class RedisBroker:
         self._commands.open()
         self._reads.open()
         try:
-            await self._work_in(())  # checks the rights, and on a cluster finds the node
+            await self._run(_scripts.BOOT, ())  # on a cluster, this also finds the node
             _boot.check(await self._info(), self.url)
         except BaseException:
             await self._leave()

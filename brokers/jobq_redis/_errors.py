@@ -1,5 +1,6 @@
 """Drivers' exceptions in jobq's words."""
 
+import os
 import re
 from typing import Final
 
@@ -57,8 +58,8 @@ def reason(exc: BaseException) -> str:
         return "no answer in time"
     cause: BaseException | None = exc
     while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror.lower()
+        if isinstance(cause, OSError) and cause.errno:  # asyncio puts the address into its text
+            return (os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)).lower()
         cause = cause.__cause__ or cause.__context__
     text = str(exc)
     return "connection refused" if "refused" in text else text or type(exc).__name__

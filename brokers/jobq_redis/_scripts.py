@@ -7,11 +7,12 @@ from typing import Final
 
 _FILES: Final = files("jobq_redis")
 _PRELUDE: Final = (_FILES / "prelude.lua").read_bytes()
+_MOVES: Final = (_FILES / "moves.lua").read_bytes()
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script with the prelude in front of it."""
+    """A script, complete."""
 
     source: bytes
     sha: str = field(init=False)
@@ -20,12 +21,13 @@ class Script:
         object.__setattr__(self, "sha", hashlib.sha1(self.source).hexdigest())  # noqa: S324 - Redis's name for it
 
 
-def _load(name: str) -> Script:
-    return Script(_PRELUDE + b"\n" + (_FILES / f"{name}.lua").read_bytes())
+def _load(name: str, *before: bytes) -> Script:
+    return Script(b"\n".join([_PRELUDE, *before, (_FILES / f"{name}.lua").read_bytes()]))
 
 
+BOOT: Final = _load("boot")
 ENQUEUE: Final = _load("enqueue")
-TURN: Final = _load("turn")
-HEARTBEAT: Final = _load("heartbeat")
-SWEEP: Final = _load("sweep")
+TURN: Final = _load("turn", _MOVES)
+HEARTBEAT: Final = _load("heartbeat", _MOVES)
+SWEEP: Final = _load("sweep", _MOVES)
 WAIT: Final = _load("wait")

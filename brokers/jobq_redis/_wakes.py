@@ -6,8 +6,8 @@ more goes back.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final
 
 from jobq.clock import Clock
 from jobq.errors import BrokerError
@@ -36,10 +36,11 @@ class Wakes:
         self,
         clock: Clock,
         pop: Callable[[Sequence[str], float], Awaitable[bytes | None]],
-        look: Callable[[Sequence[str]], Awaitable[float | None]],
+        look: Callable[[Sequence[str]], Coroutine[Any, Any, float | None]],
         put: Callable[[bytes], Awaitable[None]],
     ) -> None:
         self._clock, self._pop, self._look, self._put = clock, pop, look, put
+        self._looks: set[asyncio.Task[float | None]] = set()
         self._listeners: dict[tuple[str, ...], _Listener] = {}
 
     async def wait(self, queues: tuple[str, ...], timeout: float) -> None:  # noqa: ASYNC109 - the protocol's word
@@ -47,7 +48,7 @@ class Wakes:
         if not queues or timeout <= 0:
             await self._clock.wait(event, timeout)
             return
-        due = await self._look(queues)  # whose token may have got lost
+        due = await asyncio.shield(self._looking(queues))  # the token of some work may have got lost
         if due is not None and due <= 0:
             return
         listener = self._listen(queues, event, due)
@@ -63,7 +64,13 @@ class Wakes:
         tasks = [listener.task for listener in self._listeners.values() if listener.task is not None]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, *self._looks, return_exceptions=True)
+
+    def _looking(self, queues: tuple[str, ...]) -> asyncio.Task[float | None]:
+        task = asyncio.ensure_future(self._look(queues))
+        self._looks.add(task)
+        task.add_done_callback(self._looks.discard)
+        return task
 
     def _listen(self, queues: tuple[str, ...], event: asyncio.Event, due: float | None) -> _Listener:
         listener = self._listeners.get(queues)

@@ -4,96 +4,77 @@
 local STAMP_TTL = 3600000
 local stamp, number, n = base .. 'stamp:' .. ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
-local function answered()
-  local last = redis.pcall('GET', stamp)
-  if type(last) ~= 'string' then return nil end
-  local seen, fates = string.match(last, '^(%d+):([SD]*)$')
-  if not seen or number > tonumber(seen) then return nil end
-  return number == tonumber(seen) and fates or ''
+local last = redis.pcall('GET', stamp)
+local newest, answer = string.match(type(last) == 'string' and last or '', '^(%d+):([SD]*)$')
+if newest and number <= tonumber(newest) then return number == tonumber(newest) and answer or '' end
+
+-- Read: which ids are live, when each scheduled job is due, and what else matters.
+local ids, due = {}, {}
+for i = 1, n do ids[i] = ARGV[3 + 2 * i] end
+local live = read(JOBS, ids)
+local some_dead = call('HLEN', base .. 'dead-jobs') > 0
+local some_due = #ARGV > 4 + 2 * n
+local now, earliest = some_due and clock(), some_due and first_due()
+for at = 5 + 2 * n, #ARGV, 3 do
+  due[tonumber(ARGV[at])] = tonumber(ARGV[at + 2]) + (ARGV[at + 1] == 'in' and now or 0)
 end
 
--- Splits the jobs into those to store (ids, and all as fields and values) and the letters that answer.
-local function sift()
-  local ids, fresh, fields, fates, seen = {}, {}, {}, {}, {}
-  for i = 1, n do ids[i] = ARGV[3 + 2 * i] end
-  local live = read(JOBS, ids)
-  for i, id in ipairs(ids) do
-    local duplicate = live[i] or seen[id]
-    seen[id] = true
-    fates[i] = duplicate and 'D' or 'S'
-    if not duplicate then
-      fresh[#fresh + 1] = i
-      fields[#fields + 1] = id
-      fields[#fields + 1] = ARGV[4 + 2 * i]
+-- Sort: what is stored, what of it is scheduled, and the ids of the rest by the line that they join.
+local fields, fates, scheduled, heads, lines, known = {}, {}, {}, {}, {}, {}
+for i = 1, n do
+  local id, blob = ids[i], ARGV[4 + 2 * i]
+  if live[i] or known[id] then
+    fates[i] = 'D'
+  else
+    fates[i], known[id] = 'S', true
+    fields[#fields + 1] = id
+    fields[#fields + 1] = blob
+    local head = sub(blob, 1, find(blob, '\n', 1, true))
+    if due[i] then
+      scheduled[#scheduled + 1] = i
+    elseif lines[head] then
+      table.insert(lines[head], id)
+    else
+      heads[#heads + 1] = head
+      lines[head] = { id }
     end
   end
-  return fresh, fields, #fresh == n and '' or table.concat(fates)
 end
 
-local function due_times(now)
-  local due = {}
-  for at = 5 + 2 * n, #ARGV, 3 do
-    due[tonumber(ARGV[at])] = tonumber(ARGV[at + 2]) + (ARGV[at + 1] == 'in' and now or 0)
-  end
-  return due
-end
+-- Write. The first write is refused, and everything with it, when there is no memory left.
+write('HSET', JOBS, fields)
 
--- The ids of dead jobs may be used again.
-local function forget_dead(fields)
+if some_dead then -- their ids may be used again
   for i = 1, #fields, 2 do
-    if call('HDEL', DEAD_JOBS, fields[i]) == 1 then
-      tolerant('ZREM', DEAD, fields[i])
-      tolerant('HDEL', DEAD_TRAILS, fields[i])
-      tolerant('HDEL', DEAD_CRASHES, fields[i])
+    if call('HDEL', base .. 'dead-jobs', fields[i]) == 1 then
+      tolerant('ZREM', base .. 'dead', fields[i])
+      tolerant('HDEL', base .. 'dead-trails', fields[i])
+      tolerant('HDEL', base .. 'dead-crashes', fields[i])
     end
   end
 end
 
-local function to_back(fresh, due)
-  local lines, order = {}, {}
-  for _, i in ipairs(fresh) do
-    local blob = ARGV[4 + 2 * i]
-    local head = not due[i] and sub(blob, 1, find(blob, '\n', 1, true))
-    if head and not lines[head] then
-      lines[head] = {}
-      order[#order + 1] = head
-    end
-    if head then table.insert(lines[head], ARGV[3 + 2 * i]) end
-  end
-  for _, head in ipairs(order) do
-    local priority, queue = place(head)
-    local key = base .. 'ready:' .. queue .. ':' .. priority
-    tolerant('LLEN', key)
-    write('RPUSH', key, lines[head])
+for _, head in ipairs(heads) do
+  local priority, queue = place(head)
+  local key = base .. 'ready:' .. queue .. ':' .. priority
+  tolerant('RPUSH', key, unpack(lines[head]))
+  wake(queue)
+end
+
+for _, i in ipairs(scheduled) do
+  local priority, queue = place(ARGV[4 + 2 * i])
+  if due[i] <= now then
+    tolerant('LPUSH', base .. 'ready:' .. queue .. ':' .. priority, ids[i])
     wake(queue)
-  end
-end
-
-local function schedule(fresh, due, now, earliest)
-  for _, i in ipairs(fresh) do
-    local id, blob = ARGV[3 + 2 * i], ARGV[4 + 2 * i]
-    if due[i] and due[i] <= now then
-      to_front(id, blob)
-    elseif due[i] then
-      call('ZADD', DUE, due[i], id)
-      if not earliest or due[i] < earliest then -- sleepers have to look at the time again
-        earliest = due[i]
-        local _, queue = place(blob)
-        wake(queue)
-      end
+  else
+    call('ZADD', DUE, due[i], ids[i])
+    if not earliest or due[i] < earliest then -- sleepers have to look at the time again
+      earliest = due[i]
+      wake(queue)
     end
   end
 end
 
-local answer = answered()
-if answer then return answer end
-local fresh, fields, fates = sift()
-local now = clock()
-local due, earliest, some_dead = due_times(now), first_due(), call('HLEN', DEAD_JOBS) > 0
-if next(due) then some_crashes = call('HLEN', CRASHES) > 0 end
-write('HSET', JOBS, fields) -- the first write: refused, and everything with it, when there is no memory left
-if some_dead then forget_dead(fields) end
-to_back(fresh, due)
-if next(due) then schedule(fresh, due, now, earliest) end
-call('SET', stamp, ARGV[3] .. ':' .. fates, 'PX', STAMP_TTL)
-return fates
+local fate = #fields == 2 * n and '' or table.concat(fates)
+call('SET', stamp, ARGV[3] .. ':' .. fate, 'PX', STAMP_TTL)
+return fate

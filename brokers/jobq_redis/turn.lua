@@ -5,6 +5,8 @@
 -- again, each as (id, epoch, blob, trail, crashes), epoch of the first fresh one, number of fresh ones, each as
 -- (id, blob), and for those that have them (which, trail, crashes).
 
+local DEAD, DEAD_JOBS = base .. 'dead', base .. 'dead-jobs'
+local DEAD_TRAILS, DEAD_CRASHES = base .. 'dead-trails', base .. 'dead-crashes'
 local EXTRAS = { D = 0, X = 0, K = 1, R = 1, A = 3 }
 local worker, limit, resume = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
 local held = base .. 'held:' .. worker
@@ -107,6 +109,8 @@ end
 -- Deliveries --------------------------------------------------------------------------------------------------------
 
 -- What this worker claimed and never received: everything above the highest epoch that it has seen.
+local suspects = ARGV[4] == '1'
+
 local function redeliver()
   local count_at, lost = #reply + 1, {}
   add(0)
@@ -127,6 +131,7 @@ local function redeliver()
       add(blob)
       add(call('HGET', TRAILS, one[2]))
       add(call('HGET', CRASHES, one[2]))
+      if #crashes_of(one[2]) >= SUSPECT_AFTER then suspects = false end -- this is the one
     end
   end
   reply[count_at] = count
@@ -135,7 +140,7 @@ end
 
 -- Takes ids off the lines in order; sees to it that somebody is told if there are more than this worker wants.
 local function take(want)
-  local ids, suspects, left = {}, ARGV[4] == '1', false
+  local ids = {}
   local function pop(key, count)
     for _, id in ipairs(tolerant('LPOP', key, count) or {}) do ids[#ids + 1] = id end
   end

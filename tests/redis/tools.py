@@ -59,6 +59,12 @@ async def drain(broker: Broker, *queues: str) -> list[str]:
     return ids(turn.deliveries)
 
 
+async def heard() -> None:
+    """Let the loop hear of connections that were closed."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
 async def until(condition: Callable[[], Awaitable[object]]) -> None:
     """Return as soon as the condition is true; a broker that is away is not."""
     async with asyncio.timeout(PATIENCE):
