@@ -1,0 +1,75 @@
+"""What is printed, and what jobq wants to reach."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+__all__ = ["LINES", "TARGETS", "Line", "Target", "Unit"]
+
+Unit = Literal["/s", "s", "ms", "MB"]
+Against = Literal["raw", "peer", "one"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table."""
+
+    metric: str
+    title: str
+    unit: Unit
+
+    @property
+    def more_is_better(self) -> bool:
+        return self.unit == "/s"
+
+
+@dataclass(frozen=True)
+class Target:
+    """At least `bound` times another figure of the same repetition; or, alone, at most `bound`."""
+
+    bound: float
+    against: Against | None = None
+
+
+LINES: Final[Sequence[Line]] = (
+    Line("one", "enqueue, one by one", "/s"),
+    Line("together", "enqueue, 100 coroutines (sync peers: 16 threads)", "/s"),
+    Line("bulk", "enqueue, bulk call with 10,000 jobs", "/s"),
+    Line("drain", "drain of no-op jobs, one worker", "/s"),
+    Line("naps", "2,000 jobs of 50 ms at concurrency 100", "s"),
+    Line("p50", "pick-up latency, median", "ms"),
+    Line("p95", "pick-up latency, 95 %", "ms"),
+    Line("p99", "pick-up latency, 99 %", "ms"),
+    Line("cpu", "worker CPU for 10,000 jobs", "s"),
+    Line("server_cpu", "server CPU for 10,000 jobs", "s"),
+    Line("rss_first", "worker memory at the first job", "MB"),
+    Line("rss_100k", "worker memory after 100,000 jobs", "MB"),
+    Line("rss_1m", "worker memory after 1,000,000 jobs", "MB"),
+    Line("workers_1", "drain by 1 worker process", "/s"),
+    Line("workers_2", "drain by 2 worker processes", "/s"),
+    Line("workers_4", "drain by 4 worker processes", "/s"),
+)
+
+_MEMORY: Final = {name: (Target(50),) for name in ("rss_first", "rss_100k", "rss_1m")}
+TARGETS: Final[dict[str, dict[str, Sequence[Target]]]] = {
+    "redis": {
+        "one": (Target(0.60, "raw"),),
+        "together": (Target(10, "one"),),
+        "drain": (Target(0.40, "raw"), Target(15, "peer")),
+        "naps": (Target(1.00),),
+        "p50": (Target(1.5),),
+        "p99": (Target(4),),
+        "cpu": (Target(0.20),),
+        **_MEMORY,
+    },
+    "sqlite": {
+        "one": (Target(0.50, "raw"),),
+        "together": (Target(10, "one"),),
+        "drain": (Target(0.30, "raw"), Target(12, "peer")),
+        "naps": (Target(1.00),),
+        "p50": (Target(2.5),),
+        "p99": (Target(6),),
+        "cpu": (Target(0.25),),
+        **_MEMORY,
+    },
+}
