@@ -28,7 +28,6 @@ _PRAGMAS: Final = (
     "PRAGMA secure_delete = OFF",
     "PRAGMA temp_store = MEMORY",
     "PRAGMA cache_size = -16384",
-    "PRAGMA wal_autocheckpoint = 2000",
     f"PRAGMA journal_size_limit = {WAL_LIMIT}",
 )
 _RETRY: Final = 0.002

@@ -42,13 +42,14 @@ class Tx:
         for shaped, flat in _shaped(sql, rows):
             yield from self.db.execute(shaped, [*flat, *parameters]).fetchall()
 
-    def do_rows(self, sql: str, rows: Sequence[Row], *parameters: object) -> None:
-        """Run `sql` with `rows` in the place of `$ROWS`, a table with the columns column1, column2 and so on.
+    def do_rows(self, sql: str, rows: Sequence[Row], *parameters: object) -> int:
+        """Change rows and say how many.
+
+        In `sql`, `rows` take the place of `$ROWS`, a table with the columns column1, column2 and so on.
 
         There may be more rows, all NULL. The other parameters come after `$ROWS` in the text.
         """
-        for shaped, flat in _shaped(sql, rows):
-            self.db.execute(shaped, [*flat, *parameters])
+        return sum(self.db.execute(shaped, [*flat, *parameters]).rowcount for shaped, flat in _shaped(sql, rows))
 
     def draw(self, count: int) -> int:
         """The first of `count` new tickets."""

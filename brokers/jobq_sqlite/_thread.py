@@ -22,7 +22,7 @@ class Servant:
     async def ended(self) -> None:
         """Return when it has ended."""
         await asyncio.shield(self._ended)
-        while self._thread.is_alive():  # for some microseconds; `join` would block the loop
+        while self._thread.is_alive():  # noqa: ASYNC110 - it has some microseconds to live; `join` would block
             await asyncio.sleep(0)
 
     def post(self, function: Callable[..., None], *arguments: object) -> None:

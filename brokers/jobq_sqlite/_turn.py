@@ -2,15 +2,16 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Final
 
 import msgspec
 
 from jobq.codec import decode_delivery, encode_trail
-from jobq.model import Again, Claim, Dead, Delivery, Outcome, Released, Token, Turn
+from jobq.model import Again, Cancelled, Claim, Dead, Delivery, Done, Outcome, Released, Token, Turn
 from jobq_sqlite._lease import find_held, promote, take_back
 from jobq_sqlite._sql import NEW_LANE, Row, Tx, numbers, one_row
-from jobq_sqlite._writer import Verb
+from jobq_sqlite._writer import TryAgain, Verb
 
 _PROMOTE: Final = 1000
 """The most due jobs that one turn makes ready: a transaction must not keep others waiting."""
@@ -39,13 +40,18 @@ UPDATE jobs SET worker = ?, epoch = (SELECT ticket FROM meta) + s.k FROM (
 """
 _NORMAL: Final = (0, 4)
 _SUSPECT: Final = (5, 5)
+_LOST_SUSPECTS: Final = """
+SELECT count(*) FROM jobs INDEXED BY held WHERE worker = ? AND epoch > ? AND crashed >= 2
+"""
 _FETCH: Final = """
-SELECT json_group_array(json_array(epoch, a, b, c, d, e)),
-CAST(group_concat(id || queue || CAST(envelope AS TEXT) || coalesce(trail, '') || coalesce(crashes, ''), '') AS BLOB)
+SELECT CAST(json_group_array(json_array(
+    epoch, id, queue, length(envelope), coalesce(length(trail), -1), coalesce(length(crashes), -1)
+)) AS BLOB), CAST(group_concat(CAST(envelope AS TEXT), '') AS BLOB),
+CAST(coalesce(group_concat(CAST(trail AS TEXT), ''), '') AS BLOB),
+CAST(coalesce(group_concat(CAST(crashes AS TEXT), ''), '') AS BLOB)
 FROM (
-    SELECT epoch, id, queue, envelope, trail, crashes,
-    length(CAST(id AS BLOB)) AS a, length(CAST(queue AS BLOB)) AS b, length(CAST(envelope AS BLOB)) AS c,
-    coalesce(length(CAST(trail AS BLOB)), -1) AS d, coalesce(length(CAST(crashes AS BLOB)), -1) AS e
+    SELECT epoch, id, queue, CAST(envelope AS BLOB) AS envelope, CAST(trail AS BLOB) AS trail,
+        CAST(crashes AS BLOB) AS crashes
     FROM jobs INDEXED BY held WHERE worker = ? AND epoch > ? ORDER BY epoch
 )
 """
@@ -54,11 +60,20 @@ INSERT OR REPLACE INTO dead (id, queue, died, envelope, trail, crashes)
 SELECT id, queue, column3, envelope, column2, crashes FROM $ROWS AS v CROSS JOIN jobs ON n = v.column1
 """
 _REMOVE: Final = "DELETE FROM jobs WHERE n IN (SELECT value FROM json_each(?))"
+_REMOVE_HELD: Final = """
+DELETE FROM jobs WHERE n IN (
+    SELECT j.n FROM $ROWS AS v
+    CROSS JOIN jobs AS j INDEXED BY held ON j.epoch = v.column1 AND j.id = v.column2 AND j.worker = ?
+)
+"""
 _PUT_BACK: Final = f"""
 UPDATE jobs SET worker = NULL, epoch = NULL, queue = coalesce(v.column2, queue), trail = coalesce(v.column3, trail),
     due = v.column4, pos = v.column5, lane = {NEW_LANE}
 FROM $ROWS AS v WHERE n = v.column1
 """  # noqa: S608 - a constant
+
+
+_heads = msgspec.json.Decoder(list[tuple[int, str, str, int, int, int]])
 
 
 @dataclass(slots=True)
@@ -68,29 +83,26 @@ class Found:
     refused: Sequence[Token] = ()
     next_due: float | None = None
     leased: bool = True
-    lengths: object = "[]"
-    data: object = b""
+    fetched: tuple[bytes, bytes, bytes, bytes] | None = None
 
     def turn(self) -> Turn:
         """The answer."""
-        return Turn(list(self._deliveries()), self.refused, self.next_due, self.leased)
-
-    def _deliveries(self) -> Iterator[Delivery]:
-        data = self.data if isinstance(self.data, bytes) else b""
-        at = 0
-        for epoch, *lengths in numbers(self.lengths):
-            pieces: list[bytes | None] = []
-            for length in lengths:
-                pieces.append(data[at : at + length] if length >= 0 else None)
-                at += max(length, 0)
-            name, queue, envelope, trail, crashes = pieces
-            yield decode_delivery(
-                _text(name), envelope or b"", epoch=epoch, queue=_text(queue), trail=trail, crashes=crashes
-            )
+        deliveries = tuple(_deliveries(*self.fetched)) if self.fetched else ()
+        return Turn(deliveries, self.refused, self.next_due, self.leased)
 
 
-def _text(data: bytes | None) -> str:
-    return (data or b"").decode(errors="replace")
+def _deliveries(heads: bytes, envelopes: bytes, trails: bytes, crashes: bytes) -> Iterator[Delivery]:
+    read_envelope, read_trail, read_crashes = (BytesIO(piece or b"").read for piece in (envelopes, trails, crashes))
+    # An id that is not UTF-8 must not hide the others.
+    for epoch, name, queue, *sizes in _heads.decode(heads.decode(errors="replace")):
+        yield decode_delivery(
+            name,
+            read_envelope(sizes[0]),
+            epoch=epoch,
+            queue=queue,
+            trail=read_trail(sizes[1]) if sizes[1] >= 0 else None,
+            crashes=read_crashes(sizes[2]) if sizes[2] >= 0 else None,
+        )
 
 
 @dataclass(slots=True)
@@ -131,6 +143,7 @@ class TakeTurn(Verb[Found]):
         super().__init__(weight=len(outcomes) + claim.limit + 1)
         self.outcomes = outcomes
         self.claim = claim
+        self._careful = False
 
     def glance(self, tx: Tx) -> bool:
         """An idle worker's turn changes nothing, so it takes no lock."""
@@ -154,10 +167,12 @@ class TakeTurn(Verb[Found]):
         self.answer = Found(refused, state.in_seconds(tx.now), state.lease_end > tx.now)
         if self.answer.leased and state.offers(self.claim):
             self._claim(tx, state)
-            self.answer.lengths, self.answer.data = tx.ask(_FETCH, state.worker, self.claim.resume)
+            self.answer.fetched = tx.db.execute(_FETCH, (state.worker, self.claim.resume)).fetchone()
 
     def _claim(self, tx: Tx, state: _State) -> None:
         left, suspect = self.claim.limit - state.lost, self.claim.suspects
+        if suspect and state.lost:  # a suspect among them is the one of this turn
+            suspect = tx.ask(_LOST_SUSPECTS, state.worker, self.claim.resume) == (0,)
         for queue, ready, suspects in state.queues:
             if suspect and suspects and left > 0:
                 left -= self._take(tx, state, queue, _SUSPECT, 1)
@@ -174,16 +189,25 @@ class TakeTurn(Verb[Found]):
         self.wakes = False
         if not self.outcomes:
             return ()
+        if not self._careful:
+            self._careful = True
+            if worker is not None and all(map(_is_plain_end, self.outcomes)):
+                return self._remove_at_once(tx, worker)
         held = find_held(tx, worker, self.outcomes)
         settled = [(held[index], outcome) for index, outcome in enumerate(self.outcomes) if index in held]
-        if settled:
-            self._put_back(tx, settled)
-            self._remove(tx, settled)
-        if len(settled) == len(self.outcomes):
-            return ()
+        self._put_back(tx, settled)
+        self._remove(tx, settled)
         refused = [Token(o.id, o.epoch) for index, o in enumerate(self.outcomes) if index not in held]
-        take_back(tx, refused)
+        if refused:
+            take_back(tx, refused)
         return refused
+
+    def _remove_at_once(self, tx: Tx, worker: int) -> Sequence[Token]:
+        """What nearly always happens: jobs that are held have ended, and nothing of them is kept."""
+        rows: list[Row] = [(outcome.epoch, outcome.id) for outcome in self.outcomes]
+        if tx.do_rows(_REMOVE_HELD, rows, worker) != len(rows):
+            raise TryAgain
+        return ()
 
     def _put_back(self, tx: Tx, settled: Iterable[tuple[int, Outcome]]) -> None:
         returning = [(n, outcome) for n, outcome in settled if isinstance(outcome, Again | Released)]
@@ -198,6 +222,10 @@ class TakeTurn(Verb[Found]):
         tx.do_rows(_BURY, kept)
         if ended:
             tx.do(_REMOVE, msgspec.json.encode([n for n, _ in ended]).decode())
+
+
+def _is_plain_end(outcome: Outcome) -> bool:
+    return isinstance(outcome, Done | Cancelled) or (isinstance(outcome, Dead) and not outcome.keep)
 
 
 def _place(n: int, outcome: Again | Released, ticket: int, now: float) -> Row:

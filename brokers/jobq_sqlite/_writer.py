@@ -26,6 +26,10 @@ _MOST_JOBS: Final = 1000
 _IDLE: Final = 1.0
 
 
+class TryAgain(Exception):
+    """A verb's quick way did not fit, so its transaction must be undone; run again, it goes the careful way."""
+
+
 class Verb(Generic[T]):
     """One call: what to do in a transaction, and then its answer or its failure.
 
@@ -124,9 +128,9 @@ class Writer:
         try:
             while batch := self._next_batch(db):
                 self._serve(db, batch)
-                self._servant.post(_answer, batch)
                 if any(verb.wakes and verb.failure is None for verb in batch):
-                    self.sleepers.wake()
+                    self.sleepers.wake()  # before the callers know, who may go to sleep themselves
+                self._servant.post(_answer, batch)
         finally:
             db.close()
 
@@ -166,6 +170,8 @@ class Writer:
     def _serve(self, db: sqlite3.Connection, batch: Sequence[AnyVerb]) -> None:
         try:
             patiently(lambda: self._attempt(db, batch), self.place.timeout)
+        except TryAgain:
+            self._serve(db, batch)
         except Exception as exc:  # noqa: BLE001 - the callers' business
             everybody = isinstance(exc, OutcomeUnknown) or (isinstance(exc, sqlite3.Error) and is_busy(exc))
             if everybody or len(batch) == 1:

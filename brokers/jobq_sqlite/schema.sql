@@ -13,9 +13,9 @@ CREATE TABLE jobs (
     priority INTEGER NOT NULL CHECK (priority BETWEEN 0 AND 4),
     lane INTEGER NOT NULL CHECK (lane BETWEEN 0 AND 5),
     pos INTEGER NOT NULL CHECK (typeof(pos) = 'integer'),
-    due REAL CHECK (typeof(due) IN ('real', 'null')),
+    due REAL CHECK (due IS NULL OR typeof(due) = 'real'),
     worker INTEGER,
-    epoch INTEGER CHECK (typeof(epoch) IN ('integer', 'null')),
+    epoch INTEGER CHECK (epoch IS NULL OR typeof(epoch) = 'integer'),
     crashed INTEGER NOT NULL DEFAULT 0,  -- how many notes are in `crashes`
     envelope BLOB NOT NULL,
     trail BLOB,
