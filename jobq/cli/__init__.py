@@ -3,6 +3,7 @@
 import click
 
 import jobq
+from jobq.cli.demo import demo
 from jobq.worker.command import worker
 
 __all__ = ["main"]
@@ -15,3 +16,4 @@ def main() -> None:
 
 
 main.add_command(worker)
+main.add_command(demo)

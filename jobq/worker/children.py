@@ -6,7 +6,7 @@ import os
 import signal
 from asyncio.subprocess import Process
 from collections.abc import Mapping, Sequence
-from typing import IO, Final
+from typing import Final
 
 from jobq.worker.control import INTERRUPTED
 from jobq.worker.orphans import is_child
@@ -20,7 +20,7 @@ _THIRD: Final = 3
 log = logging.getLogger("jobq.worker")
 
 
-async def start(command: Sequence[str], env: Mapping[str, str], stderr: "IO[bytes] | None" = None) -> Process:
+async def start(command: Sequence[str], env: Mapping[str, str], stderr: int | None = None) -> Process:
     """Start a child that ignores SIGINT from its first moment: a Ctrl-C goes to the whole terminal."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

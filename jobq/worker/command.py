@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn
 
 import click
 
@@ -25,7 +25,7 @@ log = logging.getLogger("jobq.worker")
 class _Queues(click.types.StringParamType):
     """Queue names; in the environment they are separated by commas."""
 
-    envvar_list_splitter = ","  # type: ignore[mutable-override] # click's own way to set it
+    envvar_list_splitter: ClassVar[str | None] = ","
 
 
 def _split(context: click.Context, option: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:

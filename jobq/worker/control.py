@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 from jobq.worker.worker import Worker
 
@@ -120,7 +120,7 @@ def dump(worker: Worker) -> None:
     frames = sys._current_frames()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     for ident, frame in frames.items():
-        stack = "".join(traceback.format_stack(frame)).rstrip()
+        stack = "".join(traceback.format_stack(frame)[-_FRAMES:]).rstrip()
         lines.append(f"thread {names.get(ident, ident)}:\n{stack}")
     log.warning("\n".join(lines))
 
@@ -128,7 +128,9 @@ def dump(worker: Worker) -> None:
 def _where(body: "asyncio.Task[None] | None") -> str:
     if body is None or body.done():
         return ""
-    stack = [
-        f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}" for frame in body.get_stack()[-_FRAMES:]
-    ]
+    stack: list[str] = []
+    coroutine: Any = body.get_coro()
+    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        stack.append(f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}")
+        coroutine = coroutine.cr_await
     return "".join(f"\n  {place}" for place in stack)

@@ -58,9 +58,9 @@ def _from_pyproject(file: Path) -> str | None:
             document = tomllib.load(stream)
     except (OSError, tomllib.TOMLDecodeError) as exc:
         raise AppNotFound(f"no app was named, and {file} cannot be read: {exc}") from exc
-    name: Any = document
+    name: object = document
     for key in ("tool", "jobq", "app"):
-        name = name.get(key) if isinstance(name, dict) else None
+        name = cast("dict[str, object]", name).get(key) if isinstance(name, dict) else None
     if name is None or isinstance(name, str):
         return name
     raise AppNotFound(f"[tool.jobq] app in {file} is {name!r}; {_SYNTAX}")

@@ -54,6 +54,7 @@ class _Reloader:
 
     async def run(self, changes: Changes) -> int:
         self.children.listen()
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it would count what we name
         log.info("watching the Python files in %s", Path.cwd())
         while True:
             change = asyncio.ensure_future(_next(changes))
@@ -69,7 +70,7 @@ class _Reloader:
         """Until a file changes or a signal comes; a child that ends before that has said why."""
         ended = asyncio.ensure_future(self.children.wait(child))
         await asyncio.wait([asyncio.ensure_future(f) for f in (ended, change)], return_when=asyncio.FIRST_COMPLETED)
-        if not change.done():
+        if not change.done() and not self.children.stopping.is_set():
             log.warning("the worker ended with code %d; waiting for a change to start it again", ended.result())
             await asyncio.wait([change])
         ended.cancel()
