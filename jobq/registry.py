@@ -5,7 +5,7 @@ import re
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
+from typing import Any, Generic, ParamSpec, Self, TypeVar, cast, cast
 
 from msgspec import Raw
 
@@ -70,13 +70,17 @@ class TaskOptions:
         check_priority(self.priority)
         if not isinstance(self.retry, Retry):
             raise ConfigError(f"retry is {self.retry!r}; it is a jobq.Retry, e.g. Retry(max_retries=5)")
-        if self.timeout is not None and not self.timeout > 0:
+        if self.timeout is not None and not (_is_number(self.timeout) and self.timeout > 0):
             raise ConfigError(f"timeout is {self.timeout!r}; it is a number of seconds above 0, or None")
-        if self.max_crashes < 1:
-            raise ConfigError(f"max_crashes is {self.max_crashes!r}; it is at least 1")
+        if not isinstance(self.max_crashes, int) or self.max_crashes < 1:
+            raise ConfigError(f"max_crashes is {self.max_crashes!r}; it is a whole number, at least 1")
         for name in ("on_failure", "on_dead"):
             if (handler := getattr(self, name)) is not None and not callable(handler):
                 raise ConfigError(f"{name} is {handler!r}; it is a function of (job, exception)")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def check_priority(priority: object) -> int:
@@ -84,6 +88,15 @@ def check_priority(priority: object) -> int:
     if isinstance(priority, int) and not isinstance(priority, bool) and priority in PRIORITIES:
         return priority
     raise ConfigError(f"priority is {priority!r}; it is a whole number from 0 to 4, and higher runs first")
+
+
+def check_headers(headers: object) -> None:
+    """Raise `ConfigError` unless `headers` is a dict of strings."""
+    if isinstance(headers, dict):
+        pairs = cast("dict[object, object]", headers).items()
+        if all(isinstance(name, str) and isinstance(value, str) for name, value in pairs):
+            return
+    raise ConfigError(f"headers is {headers!r}; it is a dict of strings")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,8 +151,10 @@ class Task(Generic[P, R_co]):
             check_queue(queue)
         if priority is not None:
             check_priority(priority)
-        if id is not None and not _NAME.fullmatch(id):
+        if id is not None and not (isinstance(id, str) and _NAME.fullmatch(id)):
             raise ConfigError(f"{id!r} cannot be a job id: 1 to 200 of A-Z a-z 0-9 _ . : < > -")
+        if headers is not None:
+            check_headers(headers)
         old = self.overrides
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
