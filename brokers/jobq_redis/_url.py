@@ -1,7 +1,7 @@
 """What a broker URL says, checked before anything connects."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, cast
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
@@ -40,15 +40,15 @@ Options = dict[str, Any]
 class Target:
     """Where the server is, and how to talk to it; the options are those of redis-py's connections."""
 
-    url: str
+    url: str = field(repr=False)
     masked: str
     namespace: str
     kind: str
     addresses: tuple[tuple[str, int], ...]
     service: str
     connection: type[AbstractConnection]
-    options: Options
-    sentinel_options: Options
+    options: Options = field(repr=False)
+    sentinel_options: Options = field(repr=False)
     reply_timeout: float
     connect_timeout: float
 

@@ -15,6 +15,7 @@ local at = 7 + #queues
 local kinds = ARGV[at]
 
 local now = clock()
+call('HLEN', JOBS) -- is it of the right type?
 local due = first_due()
 local trails_stored = call('HLEN', TRAILS) > 0
 some_crashes = call('HLEN', CRASHES) > 0
@@ -108,9 +109,9 @@ end
 
 -- Deliveries --------------------------------------------------------------------------------------------------------
 
--- What this worker claimed and never received: everything above the highest epoch that it has seen.
 local suspects = ARGV[4] == '1'
 
+-- What this worker claimed and never received: everything above the highest epoch that it has seen.
 local function redeliver()
   local count_at, lost = #reply + 1, {}
   add(0)

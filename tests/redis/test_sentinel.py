@@ -1,0 +1,95 @@
+"""One master, one replica, one Sentinel: a failover is survived."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from jobq.errors import BrokerUnavailable
+from jobq.model import Done
+from jobq_redis import RedisBroker
+from tests.redis.tools import Tools, claim, drain, lease, put, until
+from tests.servers import REDIS, Server, free_port, install_line
+
+Start = Callable[..., Server]
+CONFIG = """
+sentinel monitor my-master 127.0.0.1 {port} 1
+sentinel down-after-milliseconds my-master 300
+sentinel failover-timeout my-master 3000
+"""
+
+
+def _command(binary: str, port: int, directory: Path) -> list[str]:
+    return [binary, str(directory / "sentinel.conf"), "--sentinel", "--port", str(port), "--bind", "127.0.0.1"]
+
+
+SENTINEL = replace(REDIS, name="sentinel", command=_command)
+
+
+@dataclass
+class Watched:
+    master: Server
+    replica: Server
+    sentinel: Server
+
+    @property
+    def url(self) -> str:
+        return f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{self.sentinel.port}/my-master/0"
+
+
+@pytest.fixture
+def watched(start: Start) -> Iterator[Watched]:
+    if REDIS.binary is None:
+        pytest.skip(install_line(REDIS))
+    master = start("--repl-diskless-sync-delay", "0")
+    replica = start("--replicaof", "127.0.0.1", str(master.port))
+    with ExitStack() as stack:
+        sentinel = Server(SENTINEL)
+        sentinel.write("sentinel.conf", CONFIG.format(port=master.port))
+        yield Watched(master, replica, stack.enter_context(sentinel))
+
+
+async def test_jobs_survive_a_failover(watched: Watched, tools: Tools) -> None:
+    replica, sentinel = await tools.client(watched.replica.url), await tools.client(watched.sentinel.url)
+
+    async def replicated() -> bool:
+        return (await replica.info("replication"))["master_link_status"] == "up"
+
+    async def known() -> bool:
+        return bool(await sentinel.execute_command("SENTINEL", "REPLICAS", "my-master"))
+
+    async def arrived() -> bool:
+        return await replica.hlen("jobq:{main}:held:w") == 1
+
+    await until(replicated)
+    await until(known)
+    broker = await tools.broker(watched.url)
+    await put(broker, "a", "b")
+    await lease(broker, 600)
+    (a,) = (await claim(broker, limit=1)).deliveries
+    await until(arrived)
+    watched.master.kill()
+    with pytest.raises(BrokerUnavailable):
+        await put(broker, "c", number=2)
+
+    async def stored() -> bool:
+        await put(broker, "c", number=2)
+        return True
+
+    await until(stored)
+    assert list((await claim(broker, Done("a", a.epoch), limit=0)).refused) == []
+    assert await drain(broker) == ["b", "c"]
+
+
+async def test_a_service_that_the_sentinel_does_not_know(watched: Watched) -> None:
+    with pytest.raises(BrokerUnavailable, match="cannot reach Redis at redis.sentinel://.*no-such"):
+        async with RedisBroker(watched.url.replace("my-master", "no-such")):
+            pass
+
+
+async def test_no_sentinel_answers() -> None:
+    with pytest.raises(BrokerUnavailable, match="cannot reach Redis at redis.sentinel://"):
+        async with RedisBroker(f"redis+sentinel://127.0.0.1:{free_port()}/my-master"):
+            pass
