@@ -61,7 +61,7 @@ class Sampler:
         while not self._stop.wait(_EVERY):
             self.count += 1
             names = {thread.ident: thread.name for thread in threading.enumerate()}
-            for ident, frame in sys._current_frames().items():
+            for ident, frame in _frames().items():
                 if ident != self._thread.ident:
                     self._note(names.get(ident, "?"), frame)
 
@@ -164,6 +164,10 @@ async def timed(prepare: Callable[[Client, Broker, int], Awaitable[Work]], url: 
             for name, cpu in threads().items():
                 print(f"{(cpu - before.get(name, 0.0)) / jobs * 1e6:10.2f}  {name}")
     return seconds
+
+
+def _frames() -> dict[int, FrameType]:
+    return sys._current_frames()  # pyright: ignore[reportPrivateUsage] - documented, for this
 
 
 def _where(file: str) -> str:

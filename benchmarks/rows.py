@@ -122,9 +122,11 @@ def _bulk(bench: Bench) -> Values:
 
 def _drain(bench: Bench) -> Values:
     jobs = bench.sizes.jobs(bench.contender)
+    if bench.contender.role == "raw":
+        return _drain_raw(bench, jobs)
     if bench.contender.worker is None:
         answer = bench.client("drain", jobs)
-        return {"drain": answer["rate"]} | ({"cpu": _cpu(answer["cpu"])} if "cpu" in answer else {})
+        return {"drain": answer["rate"], "cpu": _cpu(answer["cpu"])}
     bench.client("noops", jobs)
     before = bench.place.server_cpu()
     worker = bench.worker(bench.contender.concurrency)
@@ -137,6 +139,15 @@ def _drain(bench: Bench) -> Values:
     if bench.place.server is not None:
         values["server_cpu"] = (bench.place.server_cpu() - before) / jobs * 10_000
     bench.end([worker], jobs)
+    return values
+
+
+def _drain_raw(bench: Bench, jobs: int) -> Values:
+    bench.client("noops", jobs)
+    before = bench.place.server_cpu()
+    values = {"drain": bench.client("drain", jobs)["rate"]}
+    if bench.place.server is not None:
+        values["server_cpu"] = (bench.place.server_cpu() - before) / jobs * 10_000
     return values
 
 

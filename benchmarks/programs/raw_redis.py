@@ -65,6 +65,7 @@ async def main() -> None:
     mode, url, amount = load.arguments()
     connect = cast("Callable[[str], Any]", getattr(aioredis, "from_url"))  # noqa: B009 - its types are incomplete
     client = connect(url)
+    rate = 0.0
     match mode:
         case "one":
             rate = await load.one_by_one(lambda _: client.rpush("line", BODY), amount)
@@ -72,8 +73,9 @@ async def main() -> None:
             rate = await load.together(lambda _: client.rpush("line", BODY), amount)
         case "bulk":
             rate = await bulk(client, int(amount))
-        case _:
+        case "noops":
             await fill(client, int(amount))
+        case _:
             rate = await drain(client)
     load.report(rate=rate)
     await client.aclose()

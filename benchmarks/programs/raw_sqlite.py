@@ -66,6 +66,7 @@ def drain(db: sqlite3.Connection) -> float:
 def main() -> None:
     mode, url, amount = load.arguments()
     db = connect(url)
+    rate = 0.0
     match mode:
         case "one":
             rate = load.one_by_one_now(lambda _: store(db, 1), amount)
@@ -73,8 +74,9 @@ def main() -> None:
             start = time.perf_counter()
             fill(db, 3 * int(amount))
             rate = 3 * amount / (time.perf_counter() - start)
-        case _:
+        case "noops":
             fill(db, int(amount))
+        case _:
             rate = drain(db)
     load.report(rate=rate)
     db.close()
