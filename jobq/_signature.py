@@ -106,11 +106,7 @@ class Signature:
             body = _encoder.encode(_Body(args, kwargs))
         except _WRONG as exc:
             raise EncodeError(self._blame(args, kwargs, exc)) from None
-        if len(body) > limit:
-            raise PayloadTooLarge(
-                f"{self.name}(): the arguments take {len(body):,} bytes, the limit is {limit:,}. "
-                "Store the data elsewhere and pass a reference to it"
-            )
+        self.check_size(len(body), limit)
         if b"null" in body:
             self._refuse_nan(args, kwargs)
         try:
@@ -118,6 +114,14 @@ class Signature:
         except DecodeError as exc:
             raise EncodeError(str(exc)) from None
         return Raw(body)
+
+    def check_size(self, size: int, limit: int) -> None:
+        """Raise `PayloadTooLarge` for a body of more than `limit` bytes."""
+        if size > limit:
+            raise PayloadTooLarge(
+                f"{self.name}(): the arguments take {size:,} bytes, the limit is {limit:,}. "
+                "Store the data elsewhere and pass a reference to it"
+            )
 
     def decode(self, body: bytes | Raw) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """The arguments of a stored call, as the annotated types. Raises `DecodeError`, naming the argument."""

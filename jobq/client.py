@@ -15,7 +15,8 @@ from jobq._outbox import Outbox
 from jobq._signature import MAX_PAYLOAD
 from jobq.broker import Broker
 from jobq.clock import SYSTEM_CLOCK, Clock
-from jobq.errors import BrokerError, JobqError, NotAllStored, NotATask, OutcomeUnknown
+from jobq.codec import MAX_ENVELOPE
+from jobq.errors import BrokerError, ConfigError, JobqError, NotAllStored, NotATask, OutcomeUnknown
 from jobq.middleware import chain
 from jobq.model import MAX_CHUNK, Answer, Fate, Job
 from jobq.plugins import open_broker
@@ -28,6 +29,8 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 _CHUNK_BYTES: Final = 8 << 20
+_MOST_PAYLOAD: Final = MAX_ENVELOPE - (64 << 10)
+"""Leaves room in the envelope for what is not arguments."""
 _FAR: Final = 1e11
 """Seconds; more than 3,000 years: whoever passes that has mixed up units."""
 
@@ -68,6 +71,8 @@ class Client:
         self._own = isinstance(broker, str)
         self._broker = open_broker(broker, clock=clock) if isinstance(broker, str) else broker
         self._clock = clock or SYSTEM_CLOCK
+        if not 0 < max_payload <= _MOST_PAYLOAD:
+            raise ConfigError(f"max_payload is {max_payload}; it is a number of bytes up to {_MOST_PAYLOAD:,}")
         self._max_payload = max_payload
         self._outbox = Outbox(self._broker, self._clock, timeout)
         self._stack = AsyncExitStack()
@@ -113,6 +118,9 @@ class Client:
         jobs: list[Job] = []
         registries: list[Registry] = []
         for call in calls:
+            if not isinstance(call, Call):
+                raise NotATask(f"{call!r} is no call of a task; perform_many takes task.call(…), …")
+            call.task.signature.check_size(len(memoryview(call.body)), self._max_payload)
             jobs.append(self._job(call.task, call.body))
             registries.append(call.task.registry)
         if any(registry.enqueue_middlewares for registry in registries):
@@ -209,10 +217,10 @@ def _chunks(jobs: Sequence[Job]) -> Iterable[Sequence[Job]]:
 
 def _seconds(delay: float | timedelta) -> float:
     if isinstance(delay, timedelta):
-        return delay.total_seconds()
+        delay = delay.total_seconds()
     if isinstance(delay, bool) or not isinstance(delay, (int, float)):
         raise TypeError(f"the delay is {delay!r}; it is a number of seconds or a timedelta, and comes first")
-    if not math.isfinite(delay) or delay > _FAR:
+    if not -math.inf < delay <= _FAR:
         raise ValueError(f"the delay is {delay!r} seconds; it must be a finite number of seconds")
     return float(delay)
 

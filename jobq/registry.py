@@ -5,12 +5,13 @@ import re
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Generic, ParamSpec, Self, TypeVar, cast, cast
+from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
 
 from msgspec import Raw
 
 from jobq._retry import Retry
 from jobq._signature import Signature
+from jobq.codec import MAX_ENVELOPE
 from jobq.errors import ConfigError
 from jobq.middleware import Middleware
 from jobq.model import DEFAULT_PRIORITY, DEFAULT_QUEUE, PRIORITIES, Job
@@ -72,7 +73,7 @@ class TaskOptions:
             raise ConfigError(f"retry is {self.retry!r}; it is a jobq.Retry, e.g. Retry(max_retries=5)")
         if self.timeout is not None and not (_is_number(self.timeout) and self.timeout > 0):
             raise ConfigError(f"timeout is {self.timeout!r}; it is a number of seconds above 0, or None")
-        if not isinstance(self.max_crashes, int) or self.max_crashes < 1:
+        if not _is_number(self.max_crashes) or self.max_crashes < 1:
             raise ConfigError(f"max_crashes is {self.max_crashes!r}; it is a whole number, at least 1")
         for name in ("on_failure", "on_dead"):
             if (handler := getattr(self, name)) is not None and not callable(handler):
@@ -88,6 +89,12 @@ def check_priority(priority: object) -> int:
     if isinstance(priority, int) and not isinstance(priority, bool) and priority in PRIORITIES:
         return priority
     raise ConfigError(f"priority is {priority!r}; it is a whole number from 0 to 4, and higher runs first")
+
+
+def check_id(job_id: object) -> None:
+    """Raise `ConfigError` unless `job_id` can be a job's id."""
+    if not (isinstance(job_id, str) and _NAME.fullmatch(job_id)):
+        raise ConfigError(f"{job_id!r} cannot be a job id: 1 to 200 of A-Z a-z 0-9 _ . : < > -")
 
 
 def check_headers(headers: object) -> None:
@@ -132,8 +139,11 @@ class Task(Generic[P, R_co]):
         self.__wrapped__ = function
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
-        """The task with arguments, to be enqueued later. Raises `TypeError` for arguments that do not fit."""
-        return Call(self, self.signature.encode(args, kwargs))
+        """The task with arguments, to be enqueued later. Raises `TypeError` for arguments that do not fit.
+
+        How large they may be is up to the client.
+        """
+        return Call(self, self.signature.encode(args, kwargs, MAX_ENVELOPE))
 
     def options(
         self,
@@ -151,8 +161,8 @@ class Task(Generic[P, R_co]):
             check_queue(queue)
         if priority is not None:
             check_priority(priority)
-        if id is not None and not (isinstance(id, str) and _NAME.fullmatch(id)):
-            raise ConfigError(f"{id!r} cannot be a job id: 1 to 200 of A-Z a-z 0-9 _ . : < > -")
+        if id is not None:
+            check_id(id)
         if headers is not None:
             check_headers(headers)
         old = self.overrides
