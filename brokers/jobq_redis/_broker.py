@@ -77,7 +77,8 @@ class RedisBroker:
         args: list[Arg] = [worker.id, _records.milliseconds(lease), info, len(beats)]
         args += [_records.id_bytes(beat.id) for beat in beats]
         args += [beat.epoch for beat in beats]
-        now, *lost = await self._run(_scripts.HEARTBEAT, args)
+        reply: list[int] = await self._run(_scripts.HEARTBEAT, args)
+        now, *lost = reply
         return Orders(now / 1000, [Token(beats[i - 1].id, beats[i - 1].epoch) for i in lost])
 
     async def sweep(self, host: str, limit: int, dead: Sequence[str] = ()) -> Swept:

@@ -2,6 +2,8 @@
 
 import os
 import re
+from socket import gaierror
+from ssl import SSLError
 from typing import Final
 
 from redis.exceptions import AuthenticationError, AuthorizationError, BusyLoadingError, RedisError
@@ -58,8 +60,10 @@ def reason(exc: BaseException) -> str:
         return "no answer in time"
     cause: BaseException | None = exc
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno:  # asyncio puts the address into its text
-            return (os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)).lower()
+        if isinstance(cause, SSLError | gaierror):
+            return str(cause.strerror)
+        if isinstance(cause, OSError) and cause.errno:  # asyncio puts the address into its own text
+            return os.strerror(cause.errno).lower()
         cause = cause.__cause__ or cause.__context__
     text = str(exc)
     return "connection refused" if "refused" in text else text or type(exc).__name__

@@ -49,7 +49,7 @@ class Route:
         if self._target.kind == "sentinel":
             return await self._connected(self._to_master())
         if self._target.kind == "unix":
-            return await self._connected(UnixDomainSocketConnection(**self._options))
+            return await self._connected(self._made(UnixDomainSocketConnection))
         for address in self._addresses[:-1]:
             try:
                 return await self._connected(self._direct(address))
@@ -76,8 +76,10 @@ class Route:
         return line
 
     def _direct(self, address: tuple[str, int]) -> Line:
-        connection: Any = self._target.connection
-        return cast("Line", connection(host=address[0], port=address[1], **self._options))
+        return self._made(self._target.connection, host=address[0], port=address[1])
+
+    def _made(self, connection: Any, **address: Any) -> Line:
+        return cast("Line", connection(**address, **self._options))
 
     def _to_master(self) -> Line:
         if self._sentinel is None:
@@ -118,7 +120,7 @@ class Lines:
                 try:
                     return await self._exchange(line, command)
                 except MovedError as exc:
-                    self._route.moved(exc.host, exc.port)
+                    self._route.moved(*cast("Any", exc).node_addr)
         raise BrokerUnavailable(f"the cluster at {self._url} does not agree on who serves this namespace")
 
     async def aclose(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final, cast
 
-from hiredis import pack_command
+import hiredis
 
 from jobq.codec import decode_delivery, encode_job, encode_trail
 from jobq.errors import ConfigError
@@ -30,7 +30,7 @@ from jobq.model import (
 from jobq_redis._lines import Reply
 
 Arg = bytes | str | int
-_pack: Final = cast("Any", pack_command)  # whose annotation says a tuple of one
+_pack: Final = cast("Any", hiredis).pack_command  # whose annotation says a tuple of one
 _NOTHING: Final[tuple[bytes | None, bytes | None]] = (None, None)
 
 
@@ -131,7 +131,7 @@ def read_turn(reply: list[Reply], outcomes: Sequence[Outcome], claim: Claim) -> 
     """Of turn.lua."""
     leased, due = reply[0] == 1, reply[1]
     at = 3 + reply[2]
-    refused = [Token(outcomes[i - 1].id, outcomes[i - 1].epoch) for i in reply[3:at]]
+    refused = [Token(outcomes[i - 1].id, outcomes[i - 1].epoch) for i in cast("list[int]", reply[3:at])]
     deliveries = [*_lost(reply, at, claim), *_fresh(reply, at, claim)] if leased else []
     return Turn(deliveries, refused, None if due < 0 else due / 1000, leased)
 

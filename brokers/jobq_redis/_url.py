@@ -154,7 +154,7 @@ def _checked(options: Options, kind: str, *, tls: bool) -> Options:
     if options.get("ssl_cert_reqs", "none") not in {"none", "optional", "required"}:
         raise ConfigError("ssl_cert_reqs is none, optional or required")
     left = {name: value for name, value in options.items() if name not in {"host", "port"}}
-    allowed = _ANYWHERE | (_UNIX if kind == "unix" else _TCP) | (_TLS if tls else frozenset())
+    allowed = _ANYWHERE | (_UNIX if kind == "unix" else _TCP) | (_TLS if tls else set[str]())
     for name in left:
         if name not in allowed:
             raise ConfigError(f"there is no option {name!r}{' without TLS' if name in _TLS else ''}")

@@ -6,10 +6,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 
 import pytest
-from redis.asyncio import Redis
 
 from jobq_redis import RedisBroker
-from tests.redis.tools import Tools
+from tests.redis.tools import Client, Tools
 from tests.servers import REDIS, Server, install_line
 
 _numbers = itertools.count()
@@ -46,7 +45,5 @@ async def tools() -> AsyncIterator[Tools]:
 
 
 @pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    """A plain client, to look and to do harm."""
-    async with Redis.from_url(redis_url) as client:
-        yield client
+async def redis(redis_url: str, tools: Tools) -> Client:
+    return await tools.client(redis_url)

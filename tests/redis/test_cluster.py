@@ -1,75 +1,88 @@
 """A cluster of three nodes: each namespace is in one slot, and any node says where that is."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import itertools
+import time
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
-from redis.asyncio import Redis
+from redis import Redis as SyncRedis
 from redis.crc import key_slot
 
 from jobq.errors import BrokerRefused, BrokerUnavailable
 from jobq.model import Done
 from jobq_redis import RedisBroker
-from tests.redis.tools import Tools, claim, drain, lease, put, until
-from tests.servers import Server, free_port
+from tests.redis.tools import PATIENCE, WORKER, Tools, claim, drain, lease, put
+from tests.servers import REDIS, Server, free_port, install_line
 
-Start = Callable[..., Server]
+_numbers = itertools.count()
 SLOTS = 16384
 
 
 @dataclass
 class Cluster:
     servers: list[Server]
-    clients: list[Redis] = field(default_factory=list)
 
     @property
     def url(self) -> str:
         return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
 
     def namespace_on(self, node: int) -> str:
-        return next(name for name in map(str, range(1000)) if key_slot(f"{{{name}}}".encode()) * 3 // SLOTS == node)
+        names = (f"{next(_numbers)}" for _ in itertools.count())
+        return next(name for name in names if key_slot(f"{{{name}}}".encode()) * 3 // SLOTS == node)
 
-    async def form(self) -> None:
-        first = self.servers[0]
-        for number, client in enumerate(self.clients):
+
+@contextmanager
+def started() -> Generator[Cluster]:
+    if REDIS.binary is None:
+        pytest.skip(install_line(REDIS))
+    options = ("--appendonly", "no", "--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port")
+    with ExitStack() as stack:
+        servers = [stack.enter_context(Server(arguments=(*options, str(free_port())))) for _ in range(3)]
+        first = servers[0]
+        for number, server in enumerate(servers):
             low, high = -(-number * SLOTS // 3), -(-(number + 1) * SLOTS // 3) - 1
-            await client.execute_command("CLUSTER", "ADDSLOTSRANGE", low, high)
-            await client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port, first.arguments[-1])
-        await until(self.formed)
+            say(server, "CLUSTER", "ADDSLOTSRANGE", low, high)
+            say(server, "CLUSTER", "MEET", "127.0.0.1", first.port, first.arguments[-1])
+        end = time.monotonic() + PATIENCE
+        while not all(map(formed, servers)) and time.monotonic() < end:
+            time.sleep(0.02)
+        yield Cluster(servers)
 
-    async def formed(self) -> bool:
-        infos = [await client.execute_command("CLUSTER", "INFO") for client in self.clients]
-        return all("cluster_state:ok" in str(info) and "cluster_known_nodes:3" in str(info) for info in infos)
+
+def say(server: Server, *command: str | int) -> object:
+    client: Any = SyncRedis(port=server.port)
+    with client:
+        return client.execute_command(*command)
 
 
-@pytest.fixture
-async def cluster(start: Start, tools: Tools) -> Cluster:
-    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port")
-    servers = [start(*options, str(free_port())) for _ in range(3)]
-    cluster = Cluster(servers, [await tools.client(server.url) for server in servers])
-    await cluster.form()
-    return cluster
+def formed(server: Server) -> bool:
+    info = str(say(server, "CLUSTER", "INFO"))
+    return "cluster_state:ok" in info and "cluster_known_nodes:3" in info
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with started() as cluster:
+        yield cluster
 
 
 async def test_every_verb_works_on_every_node(cluster: Cluster, tools: Tools) -> None:
     for node in range(3):
-        broker = await tools.broker(f"{cluster.url}?namespace={cluster.namespace_on(node)}")
+        namespace = cluster.namespace_on(node)
+        broker = await tools.broker(f"{cluster.url}?namespace={namespace}")
         await put(broker, "a", "b")
         await put(broker, "c", number=2, delay=3600)
         await broker.wait(["default"], 10)
         await lease(broker)
         a, _ = (await claim(broker)).deliveries
         await claim(broker, Done("a", a.epoch), limit=0)
-        await broker.heartbeat(worker=_worker(), beats=[], lease=0)
+        await broker.heartbeat(WORKER, [], 0)
         assert (await broker.sweep("here", 10)).reclaimed == 1
         assert await drain(broker) == ["b"]
-        assert await cluster.clients[node].dbsize() > 0
-
-
-def _worker():
-    from tests.redis.tools import WORKER
-
-    return WORKER
+        assert say(cluster.servers[node], "EXISTS", f"jobq:{{{namespace}}}:epoch") == 1
 
 
 async def test_one_node_that_answers_is_enough(cluster: Cluster, tools: Tools) -> None:
@@ -86,7 +99,7 @@ async def test_one_node_that_answers_is_enough(cluster: Cluster, tools: Tools) -
 async def test_a_namespace_whose_slot_moves_pauses_and_goes_on(cluster: Cluster, tools: Tools) -> None:
     namespace = cluster.namespace_on(0)
     slot = key_slot(f"{{{namespace}}}".encode())
-    source, target, other = cluster.clients
+    source, target, other = [await tools.client(server.url) for server in cluster.servers]
     source_id, target_id = [(await client.execute_command("CLUSTER", "MYID")).decode() for client in (source, target)]
     broker = await tools.broker(f"{cluster.url}?namespace={namespace}")
     await put(broker, "a", "b")
@@ -106,16 +119,22 @@ async def test_a_namespace_whose_slot_moves_pauses_and_goes_on(cluster: Cluster,
     assert await drain(broker) == ["b", "c"]
 
 
-async def test_a_node_that_is_gone(cluster: Cluster) -> None:
-    namespace = cluster.namespace_on(1)
-    cluster.servers[1].kill()
-    with pytest.raises(BrokerUnavailable):
-        async with RedisBroker(f"{cluster.url}?namespace={namespace}"):
-            pass
+async def test_a_node_that_is_gone() -> None:
+    with started() as cluster:
+        url = f"{cluster.url}?namespace={cluster.namespace_on(1)}"
+        async with RedisBroker(url) as broker:
+            cluster.servers[1].kill()
+            with pytest.raises(BrokerUnavailable):
+                await put(broker, "a")
+        with pytest.raises(BrokerUnavailable):
+            async with RedisBroker(url):
+                pass
 
 
 async def test_rights_are_checked_on_the_node_in_charge(cluster: Cluster) -> None:
-    await cluster.clients[2].execute_command("ACL", "SETUSER", "default", "-lpop")
+    say(cluster.servers[2], "ACL", "SETUSER", "limited", "on", ">p", "~*", "+@all", "-lpop")
+    for server in cluster.servers[:2]:
+        say(server, "ACL", "SETUSER", "limited", "on", ">p", "~*", "+@all")
     with pytest.raises(BrokerRefused, match="ACL"):
-        async with RedisBroker(f"{cluster.url}?namespace={cluster.namespace_on(2)}"):
+        async with RedisBroker(f"{cluster.url.replace('//', '//limited:p@')}?namespace={cluster.namespace_on(2)}"):
             pass

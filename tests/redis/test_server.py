@@ -4,13 +4,12 @@ import logging
 from collections.abc import Callable
 
 import pytest
-from redis.asyncio import Redis
 
 import jobq_redis
 from jobq.errors import BrokerFull, BrokerRefused, BrokerUnavailable
 from jobq.model import Again, Beat, Dead, Done, Failure, Released, Stamp, Trail
 from jobq_redis import RedisBroker, _boot
-from tests.redis.tools import WORKER, Tools, claim, drain, heard, ids, job, lease, put
+from tests.redis.tools import WORKER, Client, Tools, claim, drain, heard, ids, job, lease, put
 from tests.servers import Server
 
 Start = Callable[..., Server]
@@ -38,7 +37,7 @@ async def test_acknowledged_jobs_survive_kill_9_with_an_aof(start: Start, tools:
     assert (await claim(broker)).deliveries == []
 
 
-async def test_a_script_flush_is_invisible(broker: RedisBroker, redis: Redis) -> None:
+async def test_a_script_flush_is_invisible(broker: RedisBroker, redis: Client) -> None:
     await put(broker, "a", "b")
     await lease(broker)
     for verb in (
@@ -53,7 +52,7 @@ async def test_a_script_flush_is_invisible(broker: RedisBroker, redis: Redis) ->
     assert ids((await claim(broker)).deliveries) == ["b", "c"]
 
 
-async def stored(client: Redis) -> object:
+async def stored(client: Client) -> object:
     return sorted(await client.keys()), await client.hlen("jobq:{main}:jobs"), await client.get("jobq:{main}:stamp:c")
 
 
@@ -218,7 +217,7 @@ async def test_thousands_of_outcomes_and_claims_in_one_turn(broker: RedisBroker)
     assert (swept.reclaimed, swept.more) == (4500, False)
 
 
-async def test_nothing_is_left_behind_when_all_jobs_have_ended(broker: RedisBroker, redis: Redis, url: str) -> None:
+async def test_nothing_is_left_behind_when_all_jobs_have_ended(broker: RedisBroker, redis: Client, url: str) -> None:
     await exercise(broker)
     await drain(broker, "default", "other")
     await broker.heartbeat(WORKER, [], 0)

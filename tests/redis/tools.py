@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from typing import Any, cast
 
 from redis.asyncio import Redis
 
@@ -11,6 +12,9 @@ from jobq.errors import BrokerUnavailable
 from jobq.model import Claim, Delivery, Done, Job, Outcome, Stamp, Turn, WorkerInfo
 from jobq_redis import RedisBroker
 
+Client = Any
+"""redis-py's own client, to look and to do harm. Its types are only partly known."""
+from_url: Callable[[str], Client] = cast("Any", Redis).from_url
 PATIENCE = 20.0
 WORKER = WorkerInfo(id="w", host="here")
 
@@ -24,15 +28,15 @@ class Tools:
     async def broker(self, url: str) -> RedisBroker:
         return await self._stack.enter_async_context(RedisBroker(url))
 
-    async def client(self, url: str) -> Redis:
-        return await self._stack.enter_async_context(Redis.from_url(url))
+    async def client(self, url: str) -> Client:
+        return await self._stack.enter_async_context(from_url(url))
 
 
-def job(job_id: str, **columns: object) -> Job:
-    return Job(id=job_id, task="t", **columns)  # type: ignore[arg-type]
+def job(job_id: str, **columns: Any) -> Job:
+    return Job(id=job_id, task="t", **columns)
 
 
-async def put(broker: Broker, *job_ids: str, number: int = 1, client: str = "c", **columns: object) -> None:
+async def put(broker: Broker, *job_ids: str, number: int = 1, client: str = "c", **columns: Any) -> None:
     await broker.enqueue([job(job_id, **columns) for job_id in job_ids], Stamp(client, number))
 
 
