@@ -21,7 +21,7 @@ log = logging.getLogger("jobq.worker")
 
 
 async def start(command: Sequence[str], env: Mapping[str, str], stderr: int | None = None) -> Process:
-    """Start a child that ignores SIGINT from its first moment: a Ctrl-C goes to the whole terminal."""
+    """Start a child that ignores SIGINT from its first moment: a Ctrl-C goes to the whole terminal. One at a time."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         return await asyncio.create_subprocess_exec(*command, env=env, stderr=stderr)
@@ -36,6 +36,7 @@ class Children:
         self._grace = grace
         self._alive: set[Process] = set()
         self._signals = 0
+        self._one_at_a_time = asyncio.Lock()
         self.stopping = asyncio.Event()
 
     def listen(self) -> None:
@@ -48,7 +49,8 @@ class Children:
 
     async def start(self, command: Sequence[str], env: Mapping[str, str]) -> Process:
         """Start one more."""
-        child = await start(command, env)
+        async with self._one_at_a_time:
+            child = await start(command, env)
         self._alive.add(child)
         if self.stopping.is_set():
             child.terminate()

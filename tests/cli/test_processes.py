@@ -1,0 +1,125 @@
+"""`--processes` and `--reload`: a parent and its children."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.cli.program import Program, Project, alive, until
+from tests.cli.sample import die_once, forever, gate, ping
+
+
+def children(program: Program) -> list[int]:
+    """The workers of a parent."""
+    return [int(pid) for pid in Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()]
+
+
+def test_a_burst_of_several_processes_ends(project: Project) -> None:
+    project.enqueue(*(ping.call(n) for n in range(100)))
+    parent = project.worker("--processes", 2, "--burst")
+    assert parent.wait() == 0
+    assert len(set(project.notes)) == len(project.notes) == 100
+    assert len([line for line in parent.seen if "worker" in line and "started" in line]) == 2
+
+
+def test_a_burst_survives_a_worker_that_is_killed(project: Project) -> None:
+    project.enqueue(die_once.call("died"))
+    parent = project.worker("--processes", 2, "--burst")
+    parent.expect("was killed by SIGKILL; starting another")
+    assert parent.wait() == 0
+    assert len(project.matching("die_once")) == 2
+
+
+def test_a_killed_child_is_replaced_and_its_jobs_run(project: Project) -> None:
+    project.enqueue(forever.call())
+    parent = project.worker("--processes", 2, "--grace", 0)
+    (first,) = project.noted("forever")
+    victim = int(first.split()[1])
+    before = children(parent)
+    assert len(before) == 2
+    assert victim in before
+    os.kill(victim, signal.SIGKILL)
+    second = project.noted("forever", 2)[1]
+    assert int(second.split()[1]) != victim
+    parent.expect(f"-{victim}-.* was killed by SIGKILL; starting another")
+    until(lambda: len(children(parent)) == 2 and set(children(parent)) != set(before))
+    parent.send(signal.SIGTERM)
+    assert parent.wait() == 0
+
+
+def test_a_signal_to_the_parent_stops_all_gracefully(project: Project) -> None:
+    project.enqueue(gate.call("open"))
+    parent = project.worker("--processes", 2)
+    project.noted("gate")
+    os.killpg(parent.pid, signal.SIGINT)  # as a terminal does at Ctrl-C: to parent and children
+    parent.expect("SIGINT: stopping 2 worker processes")
+    project.write("open", "")
+    assert parent.wait() == 0
+    assert project.matching("through")
+
+
+def test_signals_to_everybody_count_once(project: Project) -> None:
+    project.enqueue(gate.call("open"))
+    parent = project.worker("--processes", 2)
+    project.noted("gate")
+    os.killpg(parent.pid, signal.SIGTERM)  # as systemd does
+    parent.expect("stopping 2 worker processes")
+    project.write("open", "")
+    assert parent.wait() == 0
+    assert project.matching("through")
+
+
+def test_children_end_with_a_parent_that_is_killed(project: Project) -> None:
+    project.enqueue(forever.call())
+    parent = project.worker("--processes", 2, "--grace", 0)
+    project.noted("forever")
+    pids = children(parent)
+    assert len(pids) == 2
+    parent.send(signal.SIGKILL)
+    until(lambda: not any(map(alive, pids)), "the children's end")
+
+
+def test_an_app_that_cannot_be_loaded_is_one_error(project: Project) -> None:
+    parent = project.worker("--processes", 3, app="nowhere:app")
+    assert parent.wait() == 2
+    assert parent.err.count("there is no module 'nowhere'") == 1
+
+
+def test_reload_starts_the_changed_code(project: Project) -> None:
+    source = "from jobq import App\nfrom sample import note\napp = App()\n@app.task\nasync def f(): note('{}')\n"
+    file = project.write("code.py".replace("code", "changing"), source.format("old"))
+    worker = project.worker("--reload", "--grace", 1, app="changing:app")
+    worker.expect("watching the Python files")
+    worker.expect("loop ")
+    file.write_text("this is no Python\n")
+    worker.expect("changing.py changed: starting again")
+    worker.expect("SyntaxError: invalid syntax")
+    worker.expect("the worker ended with code 2; waiting for a change")
+    file.write_text(source.format("new"))
+    worker.expect("changing.py changed: starting again")
+    worker.expect("loop ")
+    worker.send(signal.SIGINT)
+    worker.expect("SIGINT: stopping 1 worker process")
+    assert worker.wait() == 0
+
+
+def test_reload_replaces_a_busy_worker(project: Project) -> None:
+    project.enqueue(forever.call())
+    worker = project.worker("--reload", "--grace", 0)
+    (first,) = project.noted("forever")
+    with (project.directory / "sample.py").open("a") as file:
+        file.write("\n# changed\n")
+    second = project.noted("forever", 2)[1]
+    assert first.split()[1] != second.split()[1]
+    assert not alive(int(first.split()[1]))
+    worker.send(signal.SIGTERM)
+    assert worker.wait() == 0
+
+
+@pytest.mark.parametrize("arguments", [["--reload"], ["--reload", "--processes", "2"]])
+def test_reload_without_watchfiles_says_what_to_install(project: Project, arguments: list[str]) -> None:
+    project.write("watchfiles.py", "raise ModuleNotFoundError('no watchfiles', name='watchfiles')\n")
+    worker = project.worker(*arguments)
+    assert worker.wait() == 2
+    assert worker.seen == ['Error: --reload needs watchfiles, which is not installed: pip install "jobq[reload]"']
