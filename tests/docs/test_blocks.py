@@ -1,0 +1,124 @@
+"""What the documentation shows is run, and prints what it says."""
+
+import ast
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.docs.pages import PAGES, Block, blocks, name
+
+ALL: Final = [block for page in PAGES for block in blocks(page)]
+PYTHON: Final = [block for block in ALL if block.language == "python"]
+RUN: Final = [page for page in PAGES if any(b.mark.startswith("run") for b in ALL if b.page == page)]
+PATIENCE: Final = 20.0
+
+# What differs from run to run.
+_VARIABLE = re.compile(
+    r"\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b"  # ids
+    r"|\b[0-9a-f]{12}-\d+-\d+-[0-9a-f]{8}\b"  # workers
+    r"|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"  # times
+    r"|\d+(\.\d+)*"
+)
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.where)
+def test_every_python_block_compiles(block: Block) -> None:
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    compile(block.text, block.where, "exec", flags)
+
+
+@pytest.mark.parametrize("page", RUN, ids=name)
+def test_the_commands_of_a_page_print_what_it_says(page: Path, tmp_path: Path) -> None:
+    for block in blocks(page):
+        if block.file is not None:
+            (tmp_path / block.file).write_text(block.text, encoding="utf-8")
+        elif block.mark.startswith("run") and _can_run(block):
+            _run(block, tmp_path)
+
+
+def test_every_file_that_is_shown_is_run() -> None:
+    for block in PYTHON:
+        if block.file is not None:
+            commands = [b.text for b in blocks(block.page) if b.mark.startswith("run")]
+            module = block.file.removesuffix(".py")
+            texts = commands + [b.text for b in blocks(block.page) if b.file]
+            assert any(module in text for text in texts if text != block.text), f"nothing runs {block.where}"
+
+
+def _can_run(block: Block) -> bool:
+    module = block.mark.removeprefix("run needs: ")
+    return module == block.mark or importlib.util.find_spec(module) is not None
+
+
+def _run(block: Block, directory: Path) -> None:
+    lines = block.text.splitlines()
+    starts = [i for i, line in enumerate(lines) if line.startswith("$ ")]
+    assert starts, f"{block.where}: no command"
+    for start in starts:
+        expected = list(takewhile(lambda line: not line.startswith("$ "), lines[start + 1 :]))
+        last = start == starts[-1]
+        until = block.mark.removeprefix("run until: ") if last and block.mark.startswith("run until: ") else None
+        output = _output(lines[start][2:], directory, until)
+        _compare(expected, output.splitlines(), f"{block.where}: {lines[start]}")
+
+
+def _output(command: str, directory: Path, until: str | None) -> str:
+    process = subprocess.Popen(
+        f"exec {command}" if "&&" not in command else command,
+        shell=True,
+        cwd=directory,
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    output = ""
+    try:
+        if until is not None:
+            for line in process.stdout:
+                output += line
+                if until in line:
+                    os.killpg(process.pid, signal.SIGINT)
+                    break
+            else:
+                pytest.fail(f"{command!r} never printed {until!r} but:\n{output}")
+        output += process.communicate(timeout=PATIENCE)[0]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return output
+
+
+def _environment() -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("JOBQ_", "PYTEST_", "COV"))}
+    here = str(Path(sys.executable).parent)
+    quiet = {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return {**clean, **quiet, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
+
+
+def _compare(expected: Sequence[str], printed: Sequence[str], where: str) -> None:
+    """Each expected line was printed, in this order; `…` stands for anything, also for lines left out."""
+    left = iter(printed)
+    for line in expected:
+        if line.strip() in {"", "…", "^C"}:
+            continue
+        pattern = re.compile(".*".join(re.escape(_plain(part)) for part in line.split("…")))
+        assert any(pattern.fullmatch(_plain(one.rstrip())) for one in left), (
+            f"{where}: not printed: {line}\n" + "\n".join(printed)
+        )
+
+
+def _plain(text: str) -> str:
+    return _VARIABLE.sub("#", text).rstrip()
