@@ -78,17 +78,15 @@ class SqliteBroker:
     async def wait(self, queues: Sequence[str], timeout: float) -> None:  # noqa: ASYNC109 - the protocol's word
         writer = self._open()
         writer.check()
-        if self._watcher is None:
-            self._watcher = Watcher(self._place, self._clock)
+        watcher = self._watcher = self._watcher or Watcher(self._place, self._clock)
         sleeper = Sleeper(queues)
         writer.sleepers.add(sleeper)
-        self._watcher.add(sleeper)
+        watcher.add(sleeper)
         try:
             await self._clock.wait(sleeper.event, timeout)
         finally:
             writer.sleepers.discard(sleeper)
-            if self._watcher is not None:
-                self._watcher.discard(sleeper)
+            watcher.discard(sleeper)
 
     async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float) -> Orders:
         return await self._open().call(Heartbeat(worker, beats, lease))

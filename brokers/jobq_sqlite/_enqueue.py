@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -37,12 +37,13 @@ class Enqueue(Verb[Sequence[Answer]]):
         self.envelopes = [encode_job(job) for job in jobs]
 
     @classmethod
-    def run_all(cls, tx: Tx, verbs: "Sequence[Enqueue]") -> None:
+    def run_all(cls, tx: Tx, verbs: Sequence[Verb[Any]]) -> None:
         """Store the jobs of all calls, in their order, in a handful of statements."""
-        plan = _Plan(tx, _last_stamps(tx, verbs))
-        fresh = [verb for verb in verbs if not plan.repeats(verb.stamp)]
+        calls = [verb for verb in verbs if isinstance(verb, Enqueue)]
+        plan = _Plan(tx, _last_stamps(tx, calls))
+        fresh = [verb for verb in calls if not plan.repeats(verb.stamp)]
         plan.live = _live_ids(tx, fresh)
-        for verb in verbs:
+        for verb in calls:
             verb.answer = plan.repeated(verb) if plan.repeats(verb.stamp) else plan.stored(verb)
             verb.wakes = True
         plan.carry_out()

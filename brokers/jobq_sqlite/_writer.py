@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from jobq.clock import Clock
 from jobq.errors import BrokerRefused, BrokerUnavailable, OutcomeUnknown
@@ -54,7 +54,7 @@ class Verb(Generic[T]):
         raise NotImplementedError
 
     @classmethod
-    def run_all(cls, tx: Tx, verbs: Sequence[Self]) -> None:
+    def run_all(cls, tx: Tx, verbs: "Sequence[Verb[Any]]") -> None:
         """Run all the waiting verbs of one kind."""
         for verb in verbs:
             verb.run(tx)

@@ -1,0 +1,91 @@
+"""Several processes on one file, some of which die."""
+
+import asyncio
+import signal
+from pathlib import Path
+from subprocess import PIPE, Popen
+
+import pytest
+
+from jobq_sqlite import SqliteBroker
+from tests.sqlite.tools import CHILD, child, fetch, line_of, raw, url_of
+
+GUARD = 20
+
+
+async def read_line(process: "Popen[str]") -> str:
+    return await asyncio.get_running_loop().run_in_executor(None, line_of, process)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+async def test_a_job_of_another_process_wakes_a_sleeper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, watched: bool
+) -> None:
+    if not watched:
+        monkeypatch.setattr("jobq_sqlite._watch.watch", lambda path: None)
+    url = url_of(tmp_path / "jobs.db")
+    async with SqliteBroker(url) as broker, asyncio.timeout(GUARD):
+        process = await asyncio.create_subprocess_exec(
+            *(__import__("sys").executable, str(CHILD), "enqueue_one", url, "a"), stdin=PIPE, stdout=PIPE
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"open\n"
+        sleeper = asyncio.ensure_future(broker.wait(["default"], 60))
+        await asyncio.wait([sleeper], timeout=0.1)
+        assert not sleeper.done()
+        process.stdin.write(b"\n")
+        await sleeper
+        assert [delivery.job.id for delivery in await fetch(broker)] == ["a"]
+        assert await process.wait() == 0
+
+
+async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    stored: set[str] = set()
+    for number in range(10):
+        with child("enqueue_for_ever", url_of(path), f"c{number}") as process:
+            for _ in range(5 + 3 * number):
+                stored.update((await read_line(process)).split())
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    with raw(path) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        there = {name for (name,) in db.execute("SELECT id FROM jobs")}
+    assert stored <= there
+    async with SqliteBroker(url_of(path)) as broker:
+        found = {delivery.job.id for delivery in await fetch(broker)}
+    assert found == there
+
+
+async def test_a_killed_worker_leaves_each_job_held_or_gone(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    settled: list[str] = []
+    with child("enqueue_for_ever", url_of(path), "client") as client:
+        for number in range(5):
+            with child("work_for_ever", url_of(path), f"w{number}") as process:
+                for _ in range(5 + number):
+                    settled.extend((await read_line(process)).split())
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+        client.send_signal(signal.SIGKILL)
+        client.wait()
+    assert len(settled) == len(set(settled))
+    with raw(path) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        left = {name for (name,) in db.execute("SELECT id FROM jobs")}
+        held = [count for (count,) in db.execute("SELECT count(*) FROM jobs WHERE epoch IS NOT NULL GROUP BY worker")]
+    assert not left & set(settled)
+    assert all(count <= 5 for count in held)
+
+
+async def test_a_fork_gets_a_clear_error_and_hurts_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    with child("fork", url_of(path)) as process:
+        lines = [await read_line(process) for _ in range(3)]
+        assert process.wait() == 0
+    assert "Open the broker after forking" in lines[0]
+    assert lines[0] == lines[1]
+    assert lines[2] == "the parent goes on"
+    async with SqliteBroker(url_of(path)) as broker:
+        assert [delivery.job.id for delivery in await fetch(broker)] == ["before", "after"]

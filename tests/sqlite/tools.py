@@ -1,0 +1,76 @@
+"""What the tests of the SQLite broker share."""
+
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from itertools import count
+from pathlib import Path
+from subprocess import PIPE, Popen
+
+import msgspec
+
+from jobq.model import Claim, Delivery, Done, Job, Outcome, Stamp, Turn, WorkerInfo
+from jobq_sqlite import SqliteBroker
+
+CHILD = Path(__file__).with_name("child.py")
+WORKER = WorkerInfo(id="w", host="h")
+numbers = count(1)
+
+
+def url_of(path: Path, options: str = "") -> str:
+    return f"sqlite:///{path}{options}"
+
+
+def job(name: str, *, queue: str = "default", delay: float | None = None, size: int = 0) -> Job:
+    return Job(id=name, task="t", queue=queue, delay=delay, body=msgspec.Raw(b'{"args":["%s"]}' % (b"x" * size)))
+
+
+def stamp() -> Stamp:
+    return Stamp("tests", next(numbers))
+
+
+async def put(broker: SqliteBroker, *names: str, queue: str = "default") -> None:
+    await broker.enqueue([job(name, queue=queue) for name in names], stamp())
+
+
+async def claim(broker: SqliteBroker, limit: int = 1000, *, queue: str = "default") -> list[Delivery]:
+    """Claim as a worker that has received all that it was sent before."""
+    await broker.heartbeat(WORKER, (), 60)
+    return list((await turn(broker, (), limit, queue=queue)).deliveries)
+
+
+async def turn(broker: SqliteBroker, outcomes: tuple[Outcome, ...], limit: int, *, queue: str = "default") -> Turn:
+    return await broker.turn(outcomes, Claim("w", (queue,), limit, suspects=True, resume=1 << 60))
+
+
+async def fetch(broker: SqliteBroker, *, queue: str = "default") -> list[Delivery]:
+    """Claim everything and see it."""
+    await broker.heartbeat(WORKER, (), 60)
+    return list((await broker.turn((), Claim("w", (queue,), 1000, suspects=True))).deliveries)
+
+
+def done(delivery: Delivery) -> Done:
+    return Done(delivery.job.id, delivery.epoch)
+
+
+@contextmanager
+def raw(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection of somebody else's."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        yield db
+
+
+@contextmanager
+def child(*arguments: object) -> Iterator["Popen[str]"]:
+    """Another Python process that runs a function of `child.py`; killed in the end."""
+    with Popen([sys.executable, str(CHILD), *map(str, arguments)], stdout=PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def line_of(process: "Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
