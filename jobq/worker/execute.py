@@ -205,7 +205,7 @@ class Executor:
         """Run a plain function in a thread. The slot and the lease stay with it until it returns, come what may."""
         current = current_job.get()
         current.in_thread()
-        call = anyio.to_thread.run_sync(partial(function, *args, **kwargs), limiter=self._limiter)
+        call = anyio.to_thread.run_sync(_run_apart, partial(function, *args, **kwargs), limiter=self._limiter)
         thread = self._create_task(call)
         while not thread.done():
             try:
@@ -214,9 +214,18 @@ class Executor:
                 if thread.done():
                     break
                 current.cancel()  # nobody can stop a thread; it may ask
-            except BaseException:  # noqa: BLE001 - it is the thread's, and raised below
-                break
-        return thread.result()
+        value, exc = thread.result()
+        if exc is not None:
+            raise exc
+        return await value if inspect.isawaitable(value) else value
+
+
+def _run_apart(call: Callable[[], object]) -> tuple[object, BaseException | None]:
+    """The end of a call as a value: SystemExit, raised in an asyncio task, would end the event loop."""
+    try:
+        return call(), None
+    except BaseException as exc:  # noqa: BLE001
+        return None, exc
 
 
 async def _innermost(_: Job) -> object:
