@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 import sys
+from collections.abc import Sequence
 
 import jobq
 from jobq.app import App
@@ -35,7 +36,7 @@ def _facts(settings: Settings, app: App, broker_url: str, loop: str) -> dict[str
         "app": settings.app or "",
         "tasks": _names(list(app.registry.tasks)),
         "broker": broker_url,
-        "queues": ", ".join(map(_queue, options.weights)),
+        "queues": _queues(options.weights),
         "concurrency": str(options.concurrency),
         "processes": str(settings.processes),
         "grace": f"{options.grace:g} s",
@@ -45,8 +46,10 @@ def _facts(settings: Settings, app: App, broker_url: str, loop: str) -> dict[str
     }
 
 
-def _queue(queue: QueueWeight) -> str:
-    return queue.name if queue.weight is None else f"{queue.name} (weight {queue.weight})"
+def _queues(queues: Sequence[QueueWeight]) -> str:
+    if all(queue.weight is None for queue in queues):
+        return ", ".join(queue.name for queue in queues)
+    return ", ".join(f"{queue.name} (weight {queue.weight or 1})" for queue in queues)
 
 
 def _names(tasks: list[str]) -> str:

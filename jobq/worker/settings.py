@@ -1,5 +1,6 @@
 """What the worker's command line says, as one record that also travels to child processes."""
 
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -38,6 +39,8 @@ class Settings:
 
     def check(self) -> None:
         """Raise `ConfigError` for what can be known to be wrong before the app is imported."""
+        if not math.isfinite(self.grace):
+            raise ConfigError(f"grace is {self.grace}; it is a number of seconds, 0 or more")
         if self.queues:
             self.worker_options()
         open_broker(self.broker)

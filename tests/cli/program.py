@@ -37,13 +37,13 @@ def alive(pid: int) -> bool:
 class Program:
     """A Python program in its own process group, whose standard error is read as it comes."""
 
-    def __init__(self, arguments: Iterable[object], directory: Path, env: dict[str, str]) -> None:
+    def __init__(self, arguments: Iterable[object], directory: Path, env: dict[str, str], stdout: int) -> None:
         self.process = subprocess.Popen(
             [sys.executable, *map(str, arguments)],
             cwd=directory,
             env=env,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
@@ -59,7 +59,7 @@ class Program:
             reader.start()
 
     def _read(self, stream: Any, got: Callable[[str], None]) -> None:
-        for line in stream:
+        for line in stream or ():
             got(line.rstrip("\n"))
         if got == self._got:
             self._lines.put(None)
@@ -119,15 +119,15 @@ class Project:
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("JOBQ_")}
         self.env |= {"OUT": str(directory / "out"), "PYTHONPATH": os.environ.get("PYTHONPATH", ""), "TERM": "dumb"}
 
-    def start(self, *arguments: object, **env: str) -> Program:
+    def start(self, *arguments: object, stdout: int = subprocess.PIPE, **env: str) -> Program:
         """Run Python with these arguments."""
-        program = Program(arguments, self.directory, self.env | env)
+        program = Program(arguments, self.directory, self.env | env, stdout)
         self.programs.append(program)
         return program
 
     def worker(self, *arguments: object, app: str = "sample:app", **env: str) -> Program:
         """Run a worker on the project's broker."""
-        return self.start("-m", "jobq.worker", app, "--broker", self.url, *arguments, **env)
+        return self.start("-m", "jobq.worker", app, "--broker", self.url, *arguments, stdout=subprocess.PIPE, **env)
 
     def enqueue(self, *calls: Call[Any], url: str | None = None) -> None:
         with SyncClient(url or self.url) as client:

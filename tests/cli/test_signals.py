@@ -98,11 +98,12 @@ def test_nothing_keeps_the_process_longer_than_grace_and_two_seconds(project: Pr
 def test_a_lifespan_that_hangs_does_not_keep_the_process(project: Project) -> None:
     project.write(
         "spanned.py",
-        "import asyncio\nfrom contextlib import asynccontextmanager\nfrom jobq import App\napp = App()\n"
-        "@app.lifespan\n@asynccontextmanager\nasync def life():\n    yield {}\n    await asyncio.Event().wait()\n",
+        "import asyncio\nfrom contextlib import asynccontextmanager\nfrom jobq import App\nfrom sample import note\n"
+        "app = App()\n@app.lifespan\n@asynccontextmanager\n"
+        "async def life():\n    note('up')\n    yield {}\n    await asyncio.Event().wait()\n",
     )
     worker = project.worker("--grace", 0, app="spanned:app")
-    worker.expect("loop ")
+    project.noted("up")
     started = time.monotonic()
     worker.send(SIGTERM)
     assert worker.wait() != 0

@@ -31,7 +31,7 @@ def test_the_banner_says_what_runs_where(project: Project) -> None:
     assert facts == {
         "app": "sample:app",
         "broker": project.url,
-        "queues": "a, b (weight 5)",
+        "queues": "a (weight 1), b (weight 5)",
         "concurrency": "7",
         "processes": "1",
         "grace": "1.5 s",
@@ -175,7 +175,7 @@ def test_a_burst_does_not_wait_for_the_broker(project: Project) -> None:
         (["sample:app", "--broker", "memory", "-p", "2"], "memory:// lives inside one process"),
         (["sample:app", "--concurrency", "0"], "0 is not in the range x>=1"),
         (["sample:app", "--grace", "soon"], "'soon' is not a valid float"),
-        (["sample:app", "--grace", "nan"], "grace"),
+        (["sample:app", "--grace", "nan"], "grace is nan; it is a number of seconds"),
         (["sample:app", "--log-format", "xml"], "'xml' is not one of 'text', 'json'"),
         (["sample:app", "--brocker", "x"], "No such option"),
     ],
