@@ -14,9 +14,8 @@ from jobq_memory._state import State
 Open = Callable[[ManualClock], Broker]
 Result = TypeVar("Result")
 
-MILLISECOND: Final = 0.001
-TIMES: Final = 0.0015
-"""Brokers may round times to the millisecond."""
+SHORTLY: Final = 0.002
+"""Brokers may round times to the millisecond, so that nothing closer than this can be told apart."""
 
 
 class World:
@@ -96,7 +95,7 @@ class World:
                 self._modelled[delivery.epoch] = modelled.epoch
 
     def _translate(self, delivery: Delivery) -> Delivery:
-        crashes = (Crash(self._modelled[crash.epoch], crash.at, crash.worker) for crash in delivery.crashes)
+        crashes = (Crash(self._modelled.get(crash.epoch, -1), crash.at, crash.worker) for crash in delivery.crashes)
         return rounded(replace(delivery, epoch=self._modelled.get(delivery.epoch, -1), crashes=tuple(crashes)))
 
     def _tokens(self, tokens: Iterable[Token]) -> list[Token]:
@@ -112,4 +111,4 @@ def near(seconds: float | None, expected: float | None) -> bool:
     """Equal as far as brokers have to tell times apart."""
     if seconds is None or expected is None:
         return seconds is expected
-    return abs(seconds - expected) <= TIMES
+    return abs(seconds - expected) < SHORTLY
