@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -24,6 +24,7 @@ from benchmarks.programs.jobq_app import app, noop
 from benchmarks.programs.jobq_client import fill
 from jobq import Client
 from jobq.broker import Broker
+from jobq.model import Claim, Outcome, Turn
 from jobq.plugins import open_broker
 from jobq.worker import Worker
 
@@ -136,13 +137,42 @@ async def drain(client: Client, broker: Broker, jobs: int) -> Work:
     """Drain with one worker."""
     await fill(client, noop, jobs)
     done = gauge.read().count + jobs
+    turns = Turns(broker)
 
     async def work() -> None:
         async with Worker(app, broker, concurrency=100):
             while gauge.read().count < done:
                 await asyncio.sleep(0.01)
+        turns.show(jobs)
 
     return work
+
+
+class Turns:
+    """How a worker's turns went: stands in for the broker's `turn`."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._turn = broker.turn
+        self._settled: list[int] = []
+        self._claimed: list[int] = []
+        self._seconds = 0.0
+        setattr(broker, "turn", self)  # noqa: B010 - it is a method to the type checker
+
+    async def __call__(self, outcomes: Sequence[Outcome], claim: Claim) -> Turn:
+        settled, start = len(outcomes), time.perf_counter()
+        turn = await self._turn(outcomes, claim)
+        if settled or turn.deliveries:
+            self._seconds += time.perf_counter() - start
+            self._settled.append(settled)
+            self._claimed.append(len(turn.deliveries))
+        return turn
+
+    def show(self, jobs: int) -> None:
+        count = max(1, len(self._settled))
+        print(
+            f"{count} turns, on average {sum(self._settled) / count:.0f} outcomes and {sum(self._claimed) / count:.0f} "
+            f"jobs; a turn was under way for {self._seconds / jobs * 1e6:.2f} us/job"
+        )
 
 
 def threads() -> dict[str, float]:
