@@ -27,7 +27,7 @@ def job(name: str, *, queue: str = "default", delay: float | None = None, size: 
 
 
 def stamp() -> Stamp:
-    return Stamp("tests", next(numbers))
+    return Stamp(f"client-{next(numbers)}", 1)
 
 
 async def put(broker: SqliteBroker, *names: str, queue: str = "default") -> None:

@@ -1,0 +1,178 @@
+"""Rows that nobody of us has written, odd names, and what a claim costs."""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobq.model import Dead, Trail
+from jobq_sqlite import SqliteBroker, _enqueue, _lease, _turn, _watch
+from jobq_sqlite._open import connect
+from jobq_sqlite._sql import Tx, one_row
+from jobq_sqlite._turn import TakeTurn
+from jobq_sqlite._url import Place
+from tests.sqlite.tools import Claim, claim, done, fetch, job, put, raw, stamp, turn, url_of
+
+GOOD = b'{"id":"%s","task":"t"}'
+INSERT = """
+INSERT INTO jobs (n, id, queue, priority, lane, pos, envelope, trail, crashed, crashes)
+VALUES (?1, ?2, 'default', 2, ?3, ?1, ?4, ?5, ?6, ?7)
+"""
+
+
+async def test_garbage_hurts_nobody_else(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with SqliteBroker(url_of(path)) as broker:
+        await put(broker, "first")
+        with raw(path) as db:
+            rows: list[tuple[object, ...]] = [
+                (10, "no json", 2, b"\xff\x00garbage", None, 0, None),
+                (11, "empty", 2, b"", None, 0, None),
+                (12, "text", 2, '{"id":"text","task":"€"}', None, 0, None),
+                (13, "number", 2, 7, None, 0, None),
+                (14, "other", 2, GOOD % b"somebody else", None, 0, None),
+                (15, "bad trail", 2, GOOD % b"bad trail", b"\x00[", 0, None),
+                (16, "bad crashes", 2, GOOD % b"bad crashes", None, 1, "€"),
+                (17, "no crashes", 2, GOOD % b"no crashes", None, 1, None),
+                (18, "suspect", 5, GOOD % b"suspect", None, 9, b"{"),
+            ]
+            db.executemany(INSERT, rows)
+            db.execute(INSERT.replace("?2", "CAST(?2 AS TEXT)"), (19, b"bad \xff name", 2, GOOD % b"x", None, 0, None))
+        await put(broker, "last")
+        found = await claim(broker)
+        await broker.sweep("h", 100)
+        names = {delivery.job.id: delivery.malformed is None for delivery in found}
+        assert names == {
+            **{"suspect": False, "first": True, "no json": False, "empty": False, "text": True, "number": False},
+            **{"other": False, "bad trail": False, "bad crashes": False, "no crashes": True},
+            **{"bad \ufffd name": False, "last": True},
+        }
+        raw_body = next(delivery for delivery in found if delivery.job.id == "no json").job.body
+        assert bytes(raw_body) == b"\xff\x00garbage"
+        dead = tuple(Dead(delivery.job.id, delivery.epoch, Trail()) for delivery in found)
+        answer = await turn(broker, dead, 0)
+        assert [token.id for token in answer.refused] == ["bad \ufffd name"]
+
+
+async def test_reclaiming_garbage_hurts_nobody_else(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with SqliteBroker(url_of(path)) as broker:
+        await put(broker, "good")
+        with raw(path) as db:
+            db.execute(INSERT, (10, "bad", 2, GOOD % b"bad", None, 1, "€"))
+            db.execute(INSERT, (11, "none", 2, GOOD % b"none", None, 1, None))
+        held = await claim(broker)
+        assert len(held) == 3
+        swept = await broker.sweep("h", 100, dead=["w"])
+        assert swept.reclaimed == 3
+        # Late outcomes take the crashes back, where they can be read.
+        assert len((await turn(broker, tuple(map(done, held)), 0)).refused) == 3
+        found = {delivery.job.id: delivery for delivery in [*await fetch(broker), *await fetch(broker)]}
+        assert found["good"].crashes == ()
+        assert found["bad"].malformed
+
+
+@pytest.mark.parametrize(
+    "column", ["id = x'00'", "queue = x'00'", "priority = 9", "lane = -1", "pos = 'x'", "due = 'x'", "epoch = 'x'"]
+)
+async def test_rows_that_no_statement_could_match_are_kept_out(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "jobs.db"
+    async with SqliteBroker(url_of(path)) as broker:
+        await put(broker, "a")
+        with raw(path) as db, pytest.raises(sqlite3.IntegrityError):
+            db.execute(f"UPDATE jobs SET {column}")
+
+
+NAMES = ["it's", '"quoted"', "nul\0inside", "\0", "%_?", "$ROWS", "日本語 \U0001f600", "); DROP TABLE jobs; --", ""]
+
+
+async def test_any_text_may_be_a_name(tmp_path: Path) -> None:
+    async with SqliteBroker(url_of(tmp_path / "jobs.db")) as broker:
+        await put(broker, *NAMES)
+        assert [answer.fate for answer in await broker.enqueue([job(n) for n in NAMES], stamp())] == ["duplicate"] * 9
+        found = await claim(broker)
+        assert [delivery.job.id for delivery in found] == NAMES
+        assert not (await turn(broker, tuple(map(done, found)), 0)).refused
+        for name in NAMES:
+            await put(broker, name, queue=name)
+        for name in NAMES:
+            assert [(d.job.id, d.job.queue) for d in await claim(broker, queue=name)] == [(name, name)]
+
+
+def plan_of(db: sqlite3.Connection, sql: str) -> list[str]:
+    shaped, _ = one_row([(1, 2, 3, 4, 5, 6, 7, 8)], sql)
+    return [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {shaped}", [None] * shaped.count("?"))]
+
+
+@pytest.mark.parametrize(
+    ("sql", "index"),
+    [
+        (_turn._STATE, "INDEX ready (queue=? AND lane<?)"),
+        (_turn._STATE, "INDEX held (worker=? AND epoch>?)"),
+        (_turn._CLAIM, "INDEX ready (queue=? AND lane>? AND lane<?)"),
+        (_turn._CLAIM, "PRIMARY KEY (rowid=?)"),
+        (_turn._FETCH, "INDEX held (worker=? AND epoch>?)"),
+        (_turn._LOST_SUSPECTS, "INDEX held (worker=? AND epoch>?)"),
+        (_turn._REMOVE, "PRIMARY KEY (rowid=?)"),
+        (_turn._REMOVE_HELD, "INDEX held (worker=? AND epoch=?)"),
+        (_turn._PUT_BACK, "PRIMARY KEY (rowid=?)"),
+        (_turn._BURY, "PRIMARY KEY (rowid=?)"),
+        (_enqueue._LIVE, "INDEX sqlite_autoindex_jobs_1 (id=?)"),
+        (_enqueue._STAMPS, "PRIMARY KEY (client=?)"),
+        (_enqueue._FORGET_DEAD, "INDEX sqlite_autoindex_dead_1 (id=?)"),
+        (_lease._HELD, "INDEX held (worker=? AND epoch=?)"),
+        (_lease._CRASHED, "INDEX sqlite_autoindex_jobs_1 (id=?)"),
+        (_lease._PROMOTE, "INDEX scheduled (due<?)"),
+        (_lease._RECLAIM, "INDEX held (worker=?"),
+        (_lease._GOOD_BYE, "INDEX held (worker=?"),
+        (_lease._COUNT_DUE, "INDEX scheduled (due<?)"),
+        (_watch._READY, "INDEX ready (queue=?)"),
+    ],
+)
+def test_no_statement_looks_at_every_job(tmp_path: Path, sql: str, index: str) -> None:
+    db = connect(Place(tmp_path / "jobs.db"))
+    plan = plan_of(db, sql)
+    db.close()
+    assert any(index in step for step in plan), plan
+    assert not [step for step in plan if step in {"SCAN jobs", "SCAN j", "SCAN dead"}], plan
+
+
+def steps_of(db: sqlite3.Connection, act: Callable[[], object]) -> int:
+    """How many hundreds of instructions SQLite has run."""
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    db.set_progress_handler(step, 100)
+    act()
+    db.set_progress_handler(None, 0)
+    return steps
+
+
+def test_a_claim_costs_the_same_whatever_waits(tmp_path: Path) -> None:
+    db = connect(Place(tmp_path / "jobs.db", "off"))
+    db.execute("INSERT INTO workers (id, host, lease_end, info) VALUES ('w', 'h', 1e12, '')")
+
+    def cost() -> int:
+        return steps_of(db, lambda: TakeTurn((), Claim("w", ("other", "default"), 100, resume=1 << 60)).run(Tx(db, 0)))
+
+    def fill(upto: int, due: object) -> None:
+        db.execute(
+            "WITH RECURSIVE c(i) AS (SELECT coalesce(max(n), 0) + 1 FROM jobs UNION ALL SELECT i + 1 FROM c WHERE i < ?)"
+            "INSERT INTO jobs (n, id, queue, priority, lane, pos, due, envelope)"
+            "SELECT i, 'job-' || i, 'default', 2, 2, i, ?, '{}' FROM c",
+            (upto, due),
+        )
+
+    fill(1000, None)
+    few = cost()
+    fill(50_000, None)
+    fill(100_000, 1e12)
+    many = cost()
+    db.close()
+    assert few > 0
+    assert many <= few * 1.05
