@@ -98,6 +98,7 @@ def _output(command: str, directory: Path, until: str | None) -> str:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        process.stdout.close()
     return output
 
 
