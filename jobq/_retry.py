@@ -1,11 +1,12 @@
 """What follows a failure: pure decisions."""
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
-from jobq.errors import ConfigError
+from jobq.errors import FAR, ConfigError
 
 __all__ = ["Exponential", "Retry"]
 
@@ -56,7 +57,10 @@ class Retry:
         """Seconds until the job runs again after its `attempt`-th failed run, or None if it does not."""
         if attempt > self.max_retries or isinstance(exc, self.never_on) or not isinstance(exc, self.on):
             return None
-        return max(0.0, float(self.backoff(attempt - 1)))
+        delay = float(self.backoff(attempt - 1))
+        if not -math.inf < delay < math.inf:
+            raise ConfigError(f"the backoff gave {delay} seconds for retry {attempt - 1}")
+        return min(max(0.0, delay), FAR)
 
 
 def _are_exceptions(kinds: object) -> bool:

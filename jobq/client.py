@@ -16,7 +16,7 @@ from jobq._signature import MAX_PAYLOAD
 from jobq.broker import Broker
 from jobq.clock import SYSTEM_CLOCK, Clock
 from jobq.codec import MAX_ENVELOPE
-from jobq.errors import BrokerError, ConfigError, JobqError, NotAllStored, NotATask, OutcomeUnknown
+from jobq.errors import FAR, BrokerError, ConfigError, JobqError, NotAllStored, NotATask, OutcomeUnknown
 from jobq.middleware import chain
 from jobq.model import MAX_CHUNK, Answer, Fate, Job
 from jobq.plugins import open_broker
@@ -31,8 +31,6 @@ R_co = TypeVar("R_co", covariant=True)
 _CHUNK_BYTES: Final = 8 << 20
 _MOST_PAYLOAD: Final = MAX_ENVELOPE - (64 << 10)
 """Leaves room in the envelope for what is not arguments."""
-_FAR: Final = 1e11
-"""Seconds; more than 3,000 years: whoever passes that has mixed up units."""
 
 
 class JobHandle(Generic[R_co]):
@@ -220,7 +218,7 @@ def _seconds(delay: float | timedelta) -> float:
         delay = delay.total_seconds()
     if isinstance(delay, bool) or not isinstance(delay, (int, float)):
         raise TypeError(f"the delay is {delay!r}; it is a number of seconds or a timedelta, and comes first")
-    if not -math.inf < delay <= _FAR:
+    if not -math.inf < delay <= FAR:
         raise ValueError(f"the delay is {delay!r} seconds; it must be a finite number of seconds")
     return float(delay)
 

@@ -30,8 +30,13 @@
     └── Discard                           stop; the reason is kept as the job's end
 """
 
+import math
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Final
+
+FAR: Final = 1e11
+"""Seconds; more than 3,000 years: whoever passes that has mixed up units."""
 
 
 class JobqError(Exception):
@@ -155,9 +160,12 @@ class Discard(Verdict):
     """Stop here: the job ends as cancelled, with this reason."""
 
     def __init__(self, reason: str = "") -> None:
-        self.reason = reason
+        self.reason = str(reason)
         super().__init__(reason)
 
 
 def _seconds(delay: float | timedelta) -> float:
-    return max(0.0, delay.total_seconds() if isinstance(delay, timedelta) else float(delay))
+    seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
+    if not -math.inf < seconds <= FAR:
+        raise ValueError(f"the delay is {delay!r}; it must be a finite number of seconds")
+    return max(0.0, seconds)
