@@ -14,11 +14,11 @@ from jobq._context import CurrentJob, current_job
 from jobq.client import Client
 from jobq.errors import DecodeError, JobAborted, JobPoisonous, JobTimeout, TaskUnknown, Verdict
 from jobq.middleware import Handler, chain
-from jobq.model import Dead, Delivery, Done, Job, Outcome, Released
+from jobq.model import Again, Cancelled, Dead, Delivery, Done, Job, Outcome, Released
 from jobq.registry import AsyncTask, FailureHandler, Registry, Task, TaskOptions
 from jobq.worker.deadlines import Deadlines
 from jobq.worker.held import Cause, Held
-from jobq.worker.outcomes import Scribe
+from jobq.worker.outcomes import Scribe, failure_of, short
 from jobq.worker.slots import Slots
 
 __all__ = ["Executor"]
@@ -116,7 +116,7 @@ class Executor:
                 await self._handler(delivery.job)
         except BaseException as exc:  # noqa: BLE001 - sys.exit() in a body ends the job, not the worker
             self._deadlines.discard(held)
-            outcome = await self._after(held, exc)
+            outcome = await self._outcome_after(held, exc)
         else:
             self._deadlines.discard(held)
             outcome = Done(delivery.job.id, delivery.epoch)
@@ -125,6 +125,14 @@ class Executor:
         self._slots.settle(held, outcome)
         if self._slots.waiting:
             self.start_waiting()
+
+    async def _outcome_after(self, held: Held, exc: BaseException) -> Outcome:
+        try:
+            return await self._after(held, exc)
+        except BaseException:  # whatever goes wrong here, the job must have an outcome, and its slot an end
+            log.exception("what became of %r could not be decided; it counts as a failure", held)
+            options = self._tasks[held.delivery.job.task].config
+            return self._scribe.after_error(held.delivery, JobAborted("see the worker's log"), options, self._now())
 
     async def _after(self, held: Held, exc: BaseException) -> Outcome:
         """What a body's exception means; the worker's own cancellations are no errors."""
@@ -139,14 +147,14 @@ class Executor:
             timeout.__cause__ = exc
             exc = timeout
         elif not isinstance(exc, Exception):
-            aborted = JobAborted(f"the body raised {exc!r}")
+            aborted = JobAborted(f"the body raised {short(failure_of(exc))}")
             aborted.__cause__ = exc
             exc = aborted
         task = self._tasks[delivery.job.task]
         outcome = self._scribe.after_error(delivery, exc, task.config, self._now())
         if not isinstance(exc, Verdict) or isinstance(outcome, Dead):
             handler = task.config.on_dead if isinstance(outcome, Dead) else task.config.on_failure
-            self._log_failure(held, exc, outcome)
+            self._log_failure(held, outcome)
             await self._call_handler(handler, delivery.job, exc)
         return outcome
 
@@ -185,16 +193,19 @@ class Executor:
             async with asyncio.timeout(HANDLER_TIMEOUT):
                 if inspect.iscoroutinefunction(handler):
                     await handler(job, exc)
-                else:
-                    await anyio.to_thread.run_sync(handler, job, exc, limiter=self._limiter, abandon_on_cancel=True)
-        except (Exception, asyncio.CancelledError):
+                    return
+                call = anyio.to_thread.run_sync(handler, job, exc, limiter=self._limiter, abandon_on_cancel=True)
+                if inspect.isawaitable(value := await call):
+                    await value
+        except BaseException:  # not even sys.exit() in a handler may cost the job its outcome
             log.exception("the handler %r of job %s failed", handler, job.id)
 
-    def _log_failure(self, held: Held, exc: BaseException, outcome: Outcome) -> None:
+    def _log_failure(self, held: Held, outcome: Again | Dead | Cancelled) -> None:
+        failure = "" if outcome.trail.failure is None else short(outcome.trail.failure)
         if isinstance(outcome, Dead):
-            log.error("%r is dead after attempt %d: %r", held, outcome.trail.attempt, exc)
+            log.error("%r is dead after attempt %d: %s", held, outcome.trail.attempt, failure)
         else:
-            log.info("%r failed and runs again: %r", held, exc)
+            log.info("%r failed and runs again: %s", held, failure)
 
     def _runner(self, task: Task[..., Any]) -> Callable[..., Awaitable[object]]:
         if isinstance(task, AsyncTask):

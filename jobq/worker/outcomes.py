@@ -1,5 +1,6 @@
 """From how a run ended to what is stored of it: pure functions."""
 
+import logging
 import traceback
 from dataclasses import dataclass
 from typing import Final
@@ -9,13 +10,15 @@ from jobq.errors import Discard, RetryIn, Snooze
 from jobq.model import HISTORY_LIMIT, Again, Cancelled, Dead, Delivery, Event, Failure, Happening, Trail
 from jobq.registry import TaskOptions
 
-__all__ = ["Scribe", "failure_of"]
+__all__ = ["Scribe", "failure_of", "short"]
 
 _MESSAGE: Final = 2_000
 _TRACEBACK: Final = 8_000
 _DETAIL: Final = 200
 _PARK_FIRST: Final = 1.0
 _PARK_CAP: Final = 30.0
+
+log = logging.getLogger("jobq.worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,10 @@ class Scribe:
         """What follows when a body raised `exc`."""
         if isinstance(exc, Snooze):
             event = self._event(now, Happening.SNOOZED)
-            return Again(*_token(delivery), _with(delivery, delivery.trail, event), exc.delay)
+            old = delivery.trail
+            return Again(
+                *_token(delivery), _with(delivery, Trail(old.attempt, None, old.failure, old.history), event), exc.delay
+            )
         if isinstance(exc, Discard):
             return self.cancelled(delivery, exc.reason, now)
         failure = failure_of(exc)
@@ -38,7 +44,7 @@ class Scribe:
         delay = _delay(exc, options, trail.attempt)
         if delay is None:
             return self._dead(delivery, trail, now, keep=options.keep_dead)
-        event = self._event(now, Happening.RETRIED, _short(failure))
+        event = self._event(now, Happening.RETRIED, short(failure))
         return Again(*_token(delivery), _with(delivery, trail, event), delay, options.retry_queue)
 
     def cancelled(self, delivery: Delivery, reason: str, now: float) -> Cancelled:
@@ -61,7 +67,7 @@ class Scribe:
         return Again(*_token(delivery), trail, _PARK_FIRST)
 
     def _dead(self, delivery: Delivery, trail: Trail, now: float, *, keep: bool) -> Dead:
-        event = self._event(now, Happening.DEAD, "" if trail.failure is None else _short(trail.failure))
+        event = self._event(now, Happening.DEAD, "" if trail.failure is None else short(trail.failure))
         return Dead(*_token(delivery), _with(delivery, trail, event), keep)
 
     def _event(self, now: float, what: Happening, detail: str = "") -> Event:
@@ -78,12 +84,17 @@ def _with(delivery: Delivery, trail: Trail, event: Event) -> Trail:
 
 def failure_of(exc: BaseException) -> Failure:
     """`exc` as text, cut to a sane length; the end of a traceback says most."""
-    lines = "".join(traceback.format_exception(exc))
     try:
         message = str(exc)
-    except Exception as broken:  # noqa: BLE001 - a user's __str__ may do anything
+    except BaseException as broken:  # noqa: BLE001 - a user's __str__ may do anything
         message = f"<its __str__ raised {type(broken).__name__}>"
-    return Failure(type(exc).__qualname__, _clean(message, _MESSAGE), _clean(lines[-_TRACEBACK:], _TRACEBACK))
+    try:
+        lines = "".join(traceback.format_exception(exc))
+    except BaseException as broken:  # noqa: BLE001
+        lines = f"<formatting it raised {type(broken).__name__}>"
+    return Failure(
+        _clean(type(exc).__qualname__, _DETAIL), _clean(message, _MESSAGE), _clean(lines[-_TRACEBACK:], _TRACEBACK)
+    )
 
 
 def _token(delivery: Delivery) -> tuple[str, int]:
@@ -95,11 +106,13 @@ def _delay(exc: BaseException, options: TaskOptions, attempt: int) -> float | No
         return exc.delay if attempt <= options.retry.max_retries else None
     try:
         return options.retry.delay_after(exc, attempt)
-    except Exception:  # noqa: BLE001 - a user's backoff must not lose the job
-        return Exponential()(attempt)
+    except Exception:  # a user's backoff must not lose the job
+        log.exception("the backoff %r failed; using the default one", options.retry.backoff)
+        return Exponential()(attempt - 1)
 
 
-def _short(failure: Failure) -> str:
+def short(failure: Failure) -> str:
+    """The kind of a failure and what it said."""
     return f"{failure.kind}: {failure.message}" if failure.message else failure.kind
 
 
