@@ -162,10 +162,10 @@ class Jobs:
 
     async def _settle(self) -> None:
         """Wait a moment for running bodies, but only once for the same ones."""
-        if self._ledger.held and frozenset(self._ledger.held) == self._given_up and not self._ledger.ready():
+        if self._ledger.held and self._ledger.at_hand() == self._given_up:
             return
         idle = await self._idle_within(PATIENCE)
-        self._given_up = frozenset() if idle else frozenset(self._ledger.held)
+        self._given_up = frozenset() if idle else self._ledger.at_hand()
 
     async def _idle_within(self, seconds: float) -> bool:
         try:
@@ -310,6 +310,11 @@ class _Ledger:
     def ready(self) -> bool:
         now = self._clock.time()
         return any(due <= now for due in self._due.values())
+
+    def at_hand(self) -> frozenset[str]:
+        """What runs or could."""
+        now = self._clock.time()
+        return frozenset(self.held) | {job_id for job_id, due in self._due.items() if due <= now}
 
     def next_due(self) -> float | None:
         """When the next job that is not due yet will be."""

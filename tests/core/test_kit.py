@@ -278,6 +278,6 @@ async def test_errors_of_the_lifespan_reach_the_test() -> None:
             raise RuntimeError("no database")
         yield {}
 
-    with pytest.raises(RuntimeError, match="no database"):
+    with pytest.raises(RuntimeError, match=r"no database"):
         async with testing.running(app):
             pass

@@ -258,9 +258,9 @@ def test_a_value_of_another_type_than_annotated_is_refused_by_name_before_it_is_
 
     task.__annotations__ = {"a": int, "x": kind}
     signature = Signature(task, "task")
-    with pytest.raises(errors.EncodeError, match="argument 'x'"):
+    with pytest.raises(errors.EncodeError, match=r"argument 'x'"):
         signature.encode((1, value), {})
-    with pytest.raises(errors.EncodeError, match="argument 'x'"):
+    with pytest.raises(errors.EncodeError, match=r"argument 'x'"):
         signature.encode((1,), {"x": value})
 
 
@@ -285,9 +285,9 @@ def test_nesting_is_limited_before_it_can_hurt() -> None:
         signature.encode((deep,), {})
     while deep:  # a chain this long must not be freed by recursion in the test's own teardown
         deep = deep[0]
-    with pytest.raises(errors.DecodeError, match="nested deeper"):
+    with pytest.raises(errors.DecodeError, match=r"nested deeper"):
         signature.decode(b'{"args":[' + b"[" * 100_000 + b"]" * 100_000 + b"]}")
-    with pytest.raises(errors.DecodeError, match="nested deeper"):
+    with pytest.raises(errors.DecodeError, match=r"nested deeper"):
         signature.decode(b'{"args":[' + b'{"a":' * 100 + b"1" + b"}" * 100 + b"]}")
 
 
