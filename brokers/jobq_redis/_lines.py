@@ -5,6 +5,7 @@ that was never sent from one whose reply was lost. So this holds redis-py's conn
 """
 
 import asyncio
+from contextlib import suppress
 from typing import Any, Final, Protocol, cast
 
 from redis.asyncio.connection import UnixDomainSocketConnection
@@ -40,6 +41,7 @@ class Route:
         # A whole exchange has one timeout, which is ours; a connection says no more than it must when it is made.
         self._options = target.options | {"protocol": 2, "driver_info": None, "retry": Retry(NoBackoff(), 0)}
         self._options |= {"socket_timeout": None, "socket_connect_timeout": target.connect_timeout}
+        self._share = target.connect_timeout / (len(target.addresses) + 1)  # for each one that may be silent
         self._sentinel: Any = None
         self._masters: Any = None
         self._addresses = list(target.addresses)
@@ -47,15 +49,16 @@ class Route:
     async def connect(self) -> Line:
         """A connected line, to the first address that answers. Raises redis-py's exceptions."""
         if self._target.kind == "sentinel":
-            return await self._connected(self._to_master())
+            return await self._connected(self._to_master(), self._target.connect_timeout)
         if self._target.kind == "unix":
-            return await self._connected(self._made(UnixDomainSocketConnection))
-        for address in self._addresses[:-1]:
+            return await self._connected(self._made(UnixDomainSocketConnection), self._target.connect_timeout)
+        *others, last = self._addresses
+        for address in others:
             try:
-                return await self._connected(self._direct(address))
+                return await self._connected(self._direct(address), self._share)
             except (RedisError, OSError):
                 continue
-        return await self._connected(self._direct(self._addresses[-1]))
+        return await self._connected(self._direct(last), self._share if others else self._target.connect_timeout)
 
     def moved(self, host: str, port: int) -> None:
         """From now on, try this node of the cluster first."""
@@ -66,10 +69,14 @@ class Route:
         if self._sentinel is not None:
             await self._sentinel.aclose()
 
-    async def _connected(self, line: Line) -> Line:
+    async def _connected(self, line: Line, seconds: float) -> Line:
         try:
-            async with asyncio.timeout(self._target.connect_timeout):
+            async with asyncio.timeout(seconds):
                 await line.connect()
+                if len(self._addresses) > 1:  # the kernel accepts connections also for a process that has stopped
+                    await line.send_packed_command(b"PING\r\n", check_health=False)
+                    with suppress(ResponseError):
+                        await line.read_response()
         except BaseException:
             await line.disconnect(nowait=True)
             raise
@@ -83,10 +90,10 @@ class Route:
 
     def _to_master(self) -> Line:
         if self._sentinel is None:
-            own = (
-                self._options | {"socket_timeout": self._target.connect_timeout} | {"username": None, "password": None}
-            )
             tls = {"ssl": True} if self._target.tls else {}
+            own = {name: value for name, value in self._options.items() if name.startswith("ssl_")}
+            own |= {"socket_timeout": self._share, "socket_connect_timeout": self._share}
+            own |= {"protocol": 2, "driver_info": None, "retry": self._options["retry"]}
             sentinel, masters = cast("Any", Sentinel), cast("Any", SentinelConnectionPool)
             self._sentinel = sentinel(self._target.addresses, sentinel_kwargs=own | tls | self._target.sentinel_options)
             self._masters = masters(self._target.service, self._sentinel, **tls, **self._options)

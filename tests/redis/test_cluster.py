@@ -96,6 +96,17 @@ async def test_one_node_that_answers_is_enough(cluster: Cluster, tools: Tools) -
     assert await drain(broker) == ["b"]
 
 
+async def test_a_silent_node_does_not_keep_us_from_the_others(cluster: Cluster, tools: Tools) -> None:
+    cluster.servers[0].pause()
+    try:
+        options = "socket_connect_timeout=1&socket_timeout=0.5"
+        broker = await tools.broker(f"{cluster.url}?{options}&namespace={cluster.namespace_on(1)}")
+        await put(broker, "a")
+        assert await drain(broker) == ["a"]
+    finally:
+        cluster.servers[0].resume()
+
+
 async def test_a_namespace_whose_slot_moves_pauses_and_goes_on(cluster: Cluster, tools: Tools) -> None:
     namespace = cluster.namespace_on(0)
     slot = key_slot(f"{{{namespace}}}".encode())

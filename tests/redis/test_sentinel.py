@@ -89,6 +89,16 @@ async def test_a_service_that_the_sentinel_does_not_know(watched: Watched) -> No
             pass
 
 
+async def test_a_silent_sentinel_does_not_keep_us_from_the_next(watched: Watched, start: Start, tools: Tools) -> None:
+    silent = start()
+    silent.pause()
+    hosts = f"127.0.0.1:{silent.port},127.0.0.1:{watched.sentinel.port}"
+    broker = await tools.broker(f"redis+sentinel://{hosts}/my-master/3?socket_connect_timeout=0.6")
+    await put(broker, "a")
+    assert await drain(broker) == ["a"]
+    assert await (await tools.client(f"{watched.master.url[:-1]}3")).exists("jobq:{main}:epoch")
+
+
 async def test_no_sentinel_answers() -> None:
     with pytest.raises(BrokerUnavailable, match=r"cannot reach Redis at redis\+sentinel://"):
         async with RedisBroker(f"redis+sentinel://127.0.0.1:{free_port()}/my-master"):

@@ -53,7 +53,7 @@ async def test_tls(secure: Server, tools: Tools) -> None:
             await put(broker, "a")
             await broker.wait(["default"], 10)
             assert await drain(broker) == ["a"]
-        with pytest.raises(BrokerUnavailable, match="(?i)certificate"):
+        with pytest.raises(BrokerUnavailable, match=r"(?i)certificate"):
             async with RedisBroker(url):
                 pass
         async with RedisBroker(f"{url}?ssl_cert_reqs=none&ssl_check_hostname=false"):
