@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from jobq.worker.control import INTERRUPTED
-from jobq.worker.orphans import is_child
 
 __all__ = ["Children", "start"]
 
@@ -39,11 +38,11 @@ class Children:
         self._one_at_a_time = asyncio.Lock()
         self.stopping = asyncio.Event()
 
-    def listen(self) -> None:
-        """Begin to listen to signals."""
+    def listen(self, *, interrupt: bool) -> None:
+        """Begin to listen to signals; to SIGINT only if `interrupt`, else a parent forwards it."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop, signal.SIGTERM)
-        if not is_child():
+        if interrupt:
             loop.add_signal_handler(signal.SIGINT, self._stop, signal.SIGINT)
         loop.add_signal_handler(signal.SIGUSR1, self._send, signal.SIGUSR1)
 

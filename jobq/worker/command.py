@@ -106,9 +106,9 @@ def worker(**options: Any) -> None:
     """
     settings = Settings(**options)
     logs.configure(settings.log_format, settings.log_level)
-    orphans.follow_parent()
+    origin = orphans.follow_parent()
     try:
-        code = _run(settings)
+        code = _run(settings, origin)
     except KeyboardInterrupt:
         code = INTERRUPTED
     except JobqError as exc:
@@ -120,14 +120,15 @@ def worker(**options: Any) -> None:
     sys.exit(code)
 
 
-def _run(settings: Settings) -> int:
+def _run(settings: Settings, origin: orphans.Origin) -> int:
     settings.check()
     settings = replace(settings, app=app_name(settings.app))
     if settings.reload:
-        return reload.run(settings)
+        return reload.run(settings, origin)
     app = load_app(settings.app or "")
     settings = settings.for_app(app)
-    return processes.run(settings, app) if settings.processes > 1 else program.run(settings, app)
+    runner = processes.run if settings.processes > 1 else program.run
+    return runner(settings, app, origin)
 
 
 def _fail(exc: JobqError) -> NoReturn:

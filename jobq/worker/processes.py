@@ -16,6 +16,7 @@ from jobq.plugins import open_broker
 from jobq.worker import banner
 from jobq.worker.children import Children
 from jobq.worker.identity import host_id, new_worker_id
+from jobq.worker.orphans import Origin
 from jobq.worker.program import loop_factory
 from jobq.worker.settings import SEAT, Settings
 from jobq.worker.sweep import LIMIT
@@ -31,10 +32,10 @@ _LAST_SWEEPS: Final = 0.5
 log = logging.getLogger("jobq.worker")
 
 
-def run(settings: Settings, app: App) -> int:
+def run(settings: Settings, app: App, origin: Origin) -> int:
     """Keep `settings.processes` workers alive until a signal says stop, or the burst is over; then the exit code."""
     banner.show(settings, app, open_broker(settings.broker).url, loop_factory()[1])
-    return asyncio.run(_Supervisor(settings).run())
+    return asyncio.run(_Supervisor(settings).run(interrupt=not origin.supervised))
 
 
 class _Supervisor:
@@ -45,8 +46,8 @@ class _Supervisor:
         self._host = host_id()
         self._chores: set[asyncio.Task[None]] = set()
 
-    async def run(self) -> int:
-        self._children.listen()
+    async def run(self, *, interrupt: bool) -> int:
+        self._children.listen(interrupt=interrupt)
         codes = await asyncio.gather(*(self._seat() for _ in range(self._settings.processes)))
         if self._chores:
             await asyncio.wait(self._chores, timeout=_LAST_SWEEPS)

@@ -12,8 +12,8 @@ from jobq.errors import BrokerUnavailable
 from jobq.worker import banner
 from jobq.worker.control import Control, leave
 from jobq.worker.identity import new_worker_id
-from jobq.worker.orphans import is_child
-from jobq.worker.settings import SEAT, Settings
+from jobq.worker.orphans import Origin
+from jobq.worker.settings import Settings
 from jobq.worker.worker import Worker
 
 __all__ = ["loop_factory", "run"]
@@ -23,14 +23,14 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 log = logging.getLogger("jobq.worker")
 
 
-def run(settings: Settings, app: App) -> int:
+def run(settings: Settings, app: App, origin: Origin) -> int:
     """Work until a signal says stop, or a burst is over; then the exit code. Raises `JobqError`."""
     factory, loop_name = loop_factory()
     with asyncio.Runner(loop_factory=factory) as runner:
-        worker = _worker(settings, app)
+        worker = _worker(settings, app, origin.seat)
         control = Control(worker, runner.get_loop())
-        control.install(interrupt=not is_child())
-        if SEAT in os.environ:
+        control.install(interrupt=not origin.supervised)
+        if origin.seat is not None:
             log.info("worker %s started", worker.id)
         else:
             banner.show(settings, app, worker.broker.url, loop_name)
@@ -61,10 +61,10 @@ async def _work(worker: Worker, control: Control) -> None:
             raise
 
 
-def _worker(settings: Settings, app: App) -> Worker:
+def _worker(settings: Settings, app: App, seat: str | None) -> Worker:
     options = asdict(settings.worker_options())
     del options["weights"]
-    if seat := os.environ.get(SEAT):
+    if seat is not None:
         host, _, token = seat.partition("-")
         options["worker_id"] = new_worker_id(host, os.getpid(), token)
     return Worker(app, settings.broker, **options)

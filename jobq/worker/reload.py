@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from jobq.errors import MissingExtra
 from jobq.worker.children import Children
+from jobq.worker.orphans import Origin
 from jobq.worker.settings import Settings
 
 __all__ = ["run"]
@@ -24,7 +25,7 @@ log = logging.getLogger("jobq.worker")
 Changes = AsyncIterator[set[tuple[Any, str]]]
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, origin: Origin) -> int:
     """Run the worker, again and again, until a signal says stop. Raises `MissingExtra`."""
     try:
         watchfiles: Any = importlib.import_module("watchfiles")
@@ -33,6 +34,7 @@ def run(settings: Settings) -> int:
 
     async def main() -> int:
         reloader = _Reloader(settings)
+        reloader.children.listen(interrupt=not origin.supervised)
         return await reloader.run(
             watchfiles.awatch(
                 Path.cwd(),
@@ -53,7 +55,6 @@ class _Reloader:
         self.children = Children(settings.grace)
 
     async def run(self, changes: Changes) -> int:
-        self.children.listen()
         logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it would count what we name
         log.info("watching the Python files in %s", Path.cwd())
         while True:

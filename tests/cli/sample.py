@@ -45,6 +45,11 @@ async def forever() -> None:
 
 
 @app.task
+async def environment() -> None:
+    note("environment", *(name for name in os.environ if name.startswith("JOBQ")))
+
+
+@app.task
 def stuck() -> None:
     note("stuck", os.getpid())
     time.sleep(3600)

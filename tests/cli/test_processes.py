@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.program import Program, Project, alive, until
-from tests.cli.sample import die_once, forever, gate, ping
+from tests.cli.sample import die_once, environment, forever, gate, ping
 
 
 def children(program: Program) -> list[int]:
@@ -102,6 +102,35 @@ def test_reload_starts_the_changed_code(project: Project) -> None:
     worker.send(signal.SIGINT)
     worker.expect("SIGINT: stopping 1 worker process")
     assert worker.wait() == 0
+
+
+def test_reload_of_several_processes(project: Project) -> None:
+    project.enqueue(forever.call())
+    worker = project.worker("--reload", "--processes", 2, "--grace", 0)
+    (first,) = project.noted("forever")
+    (project.directory / "sample.py").touch()
+    project.noted("forever", 2)
+    assert not alive(int(first.split()[1]))
+    os.killpg(worker.pid, signal.SIGINT)
+    assert worker.wait() == 0
+
+
+def test_what_jobs_start_are_no_children_of_ours(project: Project) -> None:
+    project.enqueue(environment.call())
+    assert project.worker("--processes", 2, "--burst").wait() == 0
+    assert project.notes[0].startswith("environment ")
+    assert "PARENT" not in project.notes[0]
+    assert "SEAT" not in project.notes[0]
+
+
+def test_children_do_not_show_the_broker_to_everybody(project: Project) -> None:
+    parent = project.worker("--processes", 2)
+    parent.expect("worker .* started")
+    for child in children(parent):
+        command = Path(f"/proc/{child}/cmdline").read_text().split("\0")
+        assert command[1:-1] == ["-m", "jobq.worker", "sample:app"]
+    parent.send(signal.SIGTERM)
+    assert parent.wait() == 0
 
 
 def test_reload_replaces_a_busy_worker(project: Project) -> None:

@@ -86,7 +86,7 @@ def test_nothing_keeps_the_process_longer_than_grace_and_two_seconds(project: Pr
     started = time.monotonic()
     worker.send(SIGTERM)
     code = worker.wait()
-    assert time.monotonic() - started < 3.2
+    assert time.monotonic() - started < 3.4
     if task is stuck:
         assert code == 0
         assert "of stuck does not stop; it is given back" in worker.err
@@ -107,7 +107,7 @@ def test_a_lifespan_that_hangs_does_not_keep_the_process(project: Project) -> No
     started = time.monotonic()
     worker.send(SIGTERM)
     assert worker.wait() != 0
-    assert time.monotonic() - started < 2.2
+    assert time.monotonic() - started < 2.4
 
 
 def test_sigusr1_tells_what_runs_and_where(project: Project) -> None:

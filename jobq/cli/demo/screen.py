@@ -79,7 +79,8 @@ class _Lines:
         rate = self._rate.update(processed)
         if processed and (time.monotonic() >= self._next or processed == self._total):
             self._next = time.monotonic() + _PAUSE
-            self.say(f"{processed:,} of {self._total:,} files, {retried:,} retried, {rate:,.0f} files/s")
+            speed = f", {rate:,.0f} files/s" if rate else ""
+            self.say(f"{processed:,} of {self._total:,} files, {retried:,} retried{speed}")
 
     def say(self, text: str) -> None:
         click.echo(text)
