@@ -133,8 +133,7 @@ class Lines:
     async def aclose(self) -> None:
         """Close what is idle; what is in use is closed after its call, and no more calls are accepted."""
         self._closed = True
-        idle, self._idle = self._idle, []
-        await asyncio.gather(*(line.disconnect() for line in idle), return_exceptions=True)
+        await self._drop_idle()
 
     async def _take(self) -> Line:
         if self._closed:
@@ -155,7 +154,8 @@ class Lines:
                 await line.send_packed_command(command, check_health=False)
                 reply = await line.read_response()
         except (ReadOnlyError, ClusterDownError, MovedError):  # somebody else is in charge now
-            await line.disconnect(nowait=True)
+            self._idle.append(line)
+            await self._drop_idle()
             raise
         except ResponseError:
             await self._keep(line)
@@ -168,6 +168,10 @@ class Lines:
             raise
         await self._keep(line)
         return reply
+
+    async def _drop_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*(line.disconnect() for line in idle), return_exceptions=True)
 
     async def _keep(self, line: Line) -> None:
         if self._closed:

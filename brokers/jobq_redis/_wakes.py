@@ -61,16 +61,25 @@ class Wakes:
 
     async def aclose(self) -> None:
         """End every read."""
-        tasks = [listener.task for listener in self._listeners.values() if listener.task is not None]
+        listeners = list(self._listeners.values())
+        tasks = [listener.task for listener in listeners if listener.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, *self._looks, return_exceptions=True)
+        for listener in listeners:  # a task that had not begun has not done so itself
+            listener.ring()
+        self._listeners.clear()
 
     def _looking(self, queues: tuple[str, ...]) -> asyncio.Task[float | None]:
         task = asyncio.ensure_future(self._look(queues))
         self._looks.add(task)
-        task.add_done_callback(self._looks.discard)
+        task.add_done_callback(self._looked)
         return task
+
+    def _looked(self, task: asyncio.Task[float | None]) -> None:
+        self._looks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited for it may have been cancelled
 
     def _listen(self, queues: tuple[str, ...], event: asyncio.Event, due: float | None) -> _Listener:
         listener = self._listeners.get(queues)
@@ -95,5 +104,5 @@ class Wakes:
         except BrokerError as exc:
             listener.error = exc
         finally:
-            del self._listeners[queues]
+            self._listeners.pop(queues, None)
             listener.ring()

@@ -16,6 +16,10 @@ local kinds = ARGV[at]
 
 local now = clock()
 call('HLEN', JOBS) -- is it of the right type?
+if find(kinds, 'K', 1, true) then
+  call('ZCARD', DEAD)
+  for _, key in ipairs({ DEAD_JOBS, DEAD_TRAILS, DEAD_CRASHES }) do call('HLEN', key) end
+end
 local due = first_due()
 local trails_stored = call('HLEN', TRAILS) > 0
 some_crashes = call('HLEN', CRASHES) > 0
@@ -35,7 +39,7 @@ end
 local function sift(n)
   local mine, ended, moves, taken, extra = {}, {}, {}, {}, at + 2 * n + 1
   local ids = slice(at + 1, n)
-  tolerant('HLEN', held)
+  tolerant('HLEN', held) -- if it is of a wrong type, nothing is held
   local epochs = read(held, ids)
   for i, id in ipairs(ids) do
     local kind = sub(kinds, i, i)
@@ -89,10 +93,6 @@ end
 
 local function settle(n)
   local mine, ended, moves = sift(n)
-  if find(kinds, 'K', 1, true) then
-    call('ZCARD', DEAD) -- are they of the right type?
-    for _, key in ipairs({ DEAD_JOBS, DEAD_TRAILS, DEAD_CRASHES }) do call('HLEN', key) end
-  end
   write('HDEL', held, mine)
   for _, move in ipairs(moves) do
     local kind, id, extra = unpack(move)

@@ -162,7 +162,8 @@ async def test_a_key_of_a_wrong_type_gives_way(
 
 
 @pytest.mark.parametrize(
-    "key", ["jobs", "due", "epoch", "workers", "worker-info", "worker-epochs", "trails", "crashes"]
+    "key",
+    ["jobs", "due", "epoch", "workers", "worker-info", "worker-epochs", "trails", "crashes", "dead", "dead-trails"],
 )
 async def test_a_common_key_of_a_wrong_type_is_an_error_that_changes_nothing(
     broker: RedisBroker, redis: Client, base: str, key: str
@@ -178,6 +179,7 @@ async def test_a_common_key_of_a_wrong_type_is_an_error_that_changes_nothing(
         lambda: put(broker, "c", number=2),
         lambda: put(broker, "c", number=3, delay=5),
         lambda: claim(broker, Again("a", a.epoch, Trail(attempt=1), delay=5)),
+        lambda: claim(broker, Dead("a", a.epoch, Trail(attempt=1))),
         lambda: broker.heartbeat(WORKER, [Beat("a", a.epoch)], 60),
         lambda: broker.sweep("here", 100, [WORKER.id]),
     ):
