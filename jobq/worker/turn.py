@@ -86,9 +86,9 @@ class Turner:
     async def wake(self) -> None:
         """While there is room and nothing was found, wait for the broker's hint."""
         await self._hungry.wait()
-        self._hungry.clear()
         started = self._clock.monotonic()
         await self._broker.wait(self._queues, POLL)
+        self._hungry.clear()  # not before: after an error it is to be asked again
         self._slots.changed.set()
         self._fruitless = self._fruitless + 1 if self._clock.monotonic() - started < _QUICK else 0
         if self._fruitless > _TOLERATED:
