@@ -145,7 +145,9 @@ class Turner:
         for delivery in turn.deliveries:
             self._resume = max(self._resume, delivery.epoch)
             if delivery.epoch not in self._slots.held:
-                (self._executor.admit if self.claiming else self._executor.refuse)(delivery)
+                # a slow reply may arrive after the worker stopped, or after its lease may have ended
+                welcome = self.claiming and self.leased.is_set()
+                (self._executor.admit if welcome else self._executor.refuse)(delivery)
         self._executor.start_waiting()
         self._set_due(turn.next_due)
         if not self.claiming or not self.leased.is_set():
