@@ -195,7 +195,7 @@ async def running(app: App, **options: Any) -> AsyncGenerator[Jobs]:
     Nothing is mocked: jobs are encoded, stored, claimed, decoded and run through middleware and lifespan as in
     production. The worker looks at every queue; `options` are those of `WorkerOptions`, e.g. `concurrency=1`.
     """
-    clock = _TestClock()
+    clock = FrozenHere()
     ledger = _Ledger(open_broker("memory://", clock=clock), clock)
     # the test, and not a lease, is to say when time is up
     defaults: dict[str, Any] = {"lease": _AGES, "renew": _AGES / 4, "max_lag": _AGES, "grace": 0.0}
@@ -217,7 +217,7 @@ async def _end(worker: Worker, clock: ManualClock) -> None:
     end.result()
 
 
-class _TestClock(ManualClock):
+class FrozenHere(ManualClock):
     """Stands still on the loop that it was made on. The lease thread waits in real time: its lease lasts for ages."""
 
     def __init__(self) -> None:

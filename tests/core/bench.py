@@ -2,13 +2,19 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from jobq import App
+from jobq._ids import new_id
 from jobq.broker import Broker, Capability
 from jobq.errors import BrokerUnavailable, OutcomeUnknown
 from jobq.model import Answer, Beat, Claim, Job, Orders, Outcome, Stamp, Swept, Turn, WorkerInfo
+from jobq.testing import ManualClock
+from jobq.testing._kit import FrozenHere
+from jobq.worker import Worker
 from jobq_memory import MemoryBroker
 from jobq_memory._state import State
 
@@ -131,3 +137,32 @@ class Faulty:
     def outcomes(self) -> list[Any]:
         """Every outcome that was sent, in order, repeats included."""
         return [outcome for sent, _, _ in self.faults.turns for outcome in sent]
+
+
+async def pump(clock: ManualClock, step: float = 0.05) -> None:
+    """Let time fly, until cancelled."""
+    while True:
+        clock.advance(step)
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def flying(app: App, broker: Broker, clock: FrozenHere, **options: Any) -> AsyncGenerator[Worker]:
+    """A worker whose time flies, but for its lease, which lasts for ages."""
+    options = {"lease": 1e9, "renew": 2.5e8, "max_lag": 1e9, "grace": 5.0} | options
+    flight = asyncio.create_task(pump(clock))
+    try:
+        async with Worker(app, broker, clock=clock, **options) as worker:
+            yield worker
+    finally:
+        flight.cancel()
+
+
+async def crash(broker: Broker, times: int = 1, queues: Sequence[str] = ("default",)) -> None:
+    """Claim all that is ready with workers that die at once, `times` times."""
+    for n in range(times):
+        worker = WorkerInfo(f"killed-{id(broker)}-{n}-{new_id()}", "elsewhere")
+        await broker.heartbeat(worker, (), 60)
+        while (await broker.turn((), Claim(worker.id, queues, 1000, suspects=True))).deliveries:
+            pass
+        await broker.sweep("elsewhere", 1000, (worker.id,))
