@@ -66,13 +66,11 @@ class HasToken(Protocol):
 
 
 def find_held(tx: Tx, worker: int | None, tokens: Sequence[HasToken]) -> dict[int, int]:
-    """The row of each job that the worker holds, by the index of its token. Of equal tokens the first one counts."""
+    """The row of each job that the worker holds, by the index of its token."""
     if worker is None or not tokens:
         return {}
     rows: list[Row] = [(index, token.epoch, token.id) for index, token in enumerate(tokens)]
-    found = [pair for (text,) in tx.ask_rows(_HELD, rows, worker) for pair in numbers(text)]
-    first = {n: index for index, n in sorted(found, reverse=True)}
-    return {index: n for n, index in first.items()}
+    return {index: n for (text,) in tx.ask_rows(_HELD, rows, worker) for index, n in numbers(text)}
 
 
 def take_back(tx: Tx, tokens: Iterable[Token]) -> None:

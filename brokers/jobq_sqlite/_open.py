@@ -4,6 +4,7 @@ import logging
 import os
 import sqlite3
 import stat
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -101,6 +102,8 @@ def _prepare(db: sqlite3.Connection, place: Place) -> None:
         db.execute(pragma)
     db.execute(f"PRAGMA synchronous = {place.synchronous}")
     db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+    if sys.version_info >= (3, 12):
+        db.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
     if _version(db) < SCHEMA_VERSION:
         _install(db)
 

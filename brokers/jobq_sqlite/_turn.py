@@ -26,7 +26,8 @@ SELECT (
                 WHERE queue = v.column2 AND lane = 5 AND due IS NULL AND epoch IS NULL)
     )) FROM $ROWS AS v WHERE v.column1 IS NOT NULL
 ), (SELECT due FROM jobs INDEXED BY scheduled WHERE due IS NOT NULL ORDER BY due LIMIT 1),
-(SELECT ticket FROM meta), w.n, w.lease_end, (SELECT count(*) FROM jobs INDEXED BY held WHERE worker = w.n AND epoch > ?)
+(SELECT ticket FROM meta),
+w.n, w.lease_end, (SELECT count(*) FROM jobs INDEXED BY held WHERE worker = w.n AND epoch > ?)
 FROM (SELECT 1) LEFT JOIN workers AS w ON w.id = ?
 """
 _CLAIM: Final = """
@@ -168,7 +169,7 @@ class TakeTurn(Verb[Found]):
             promote(tx, _PROMOTE)
             state = _State.read(tx, self.claim)
         refused = self._settle(tx, state.worker)
-        if self.wakes:
+        if self.wakes or (self.outcomes and state.lost):
             state = _State.read(tx, self.claim)
         self.answer = Found(refused, state.in_seconds(tx.now), state.lease_end > tx.now)
         if self.answer.leased and state.offers(self.claim):
@@ -201,7 +202,9 @@ class TakeTurn(Verb[Found]):
             self._careful = True
             if worker is not None and all(map(_is_plain_end, self.outcomes)):
                 return self._remove_at_once(tx, worker)
-        held = find_held(tx, worker, self.outcomes)
+        found = find_held(tx, worker, self.outcomes)
+        first = {found[index]: index for index in sorted(found, reverse=True)}  # of equal tokens, the first one counts
+        held = {index: n for n, index in first.items()}
         settled = [(held[index], outcome) for index, outcome in enumerate(self.outcomes) if index in held]
         self._put_back(tx, settled)
         self._remove(tx, settled)

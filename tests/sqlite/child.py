@@ -41,13 +41,13 @@ async def work_for_ever(url: str, name: str) -> None:
     async with SqliteBroker(url) as broker:
         await broker.heartbeat(WorkerInfo(id=name, host="h"), (), 600)
         outcomes: list[Done] = []
-        resume = 0
+        resume: int = 0
         while True:
             turn = await broker.turn(outcomes, Claim(name, ("default",), 5, resume=resume))
             if outcomes:
                 say(*(outcome.id for outcome in outcomes))
             outcomes = [Done(delivery.job.id, delivery.epoch) for delivery in turn.deliveries]
-            resume = max([resume, *(outcome.epoch for outcome in outcomes)])
+            resume = max((outcome.epoch for outcome in outcomes), default=resume)
             if not outcomes:
                 await broker.wait(["default"], 60)
 
@@ -65,7 +65,7 @@ async def fork(url: str) -> None:
                     say(exc)
             await broker.__aexit__(None, None, None)
             os._exit(0)
-        os.waitpid(pid, 0)
+        os.waitpid(pid, 0)  # noqa: ASYNC222 - nothing else to do
         await broker.enqueue([Job(id="after", task="t")], Stamp("c", 3))
         say("the parent goes on")
 

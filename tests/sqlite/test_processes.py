@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from pathlib import Path
 from subprocess import PIPE, Popen
 
@@ -17,16 +18,20 @@ async def read_line(process: "Popen[str]") -> str:
     return await asyncio.get_running_loop().run_in_executor(None, line_of, process)
 
 
+def cannot_watch(_: str) -> None:
+    return None
+
+
 @pytest.mark.parametrize("watched", [True, False])
 async def test_a_job_of_another_process_wakes_a_sleeper(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, watched: bool
 ) -> None:
     if not watched:
-        monkeypatch.setattr("jobq_sqlite._watch.watch", lambda path: None)
+        monkeypatch.setattr("jobq_sqlite._watch.watch", cannot_watch)
     url = url_of(tmp_path / "jobs.db")
     async with SqliteBroker(url) as broker, asyncio.timeout(GUARD):
         process = await asyncio.create_subprocess_exec(
-            *(__import__("sys").executable, str(CHILD), "enqueue_one", url, "a"), stdin=PIPE, stdout=PIPE
+            *(sys.executable, str(CHILD), "enqueue_one", url, "a"), stdin=PIPE, stdout=PIPE
         )
         assert process.stdin is not None
         assert process.stdout is not None

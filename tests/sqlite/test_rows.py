@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from jobq.model import Dead, Trail
+from jobq.model import Claim, Dead, Trail
 from jobq_sqlite import SqliteBroker, _enqueue, _lease, _turn, _watch
 from jobq_sqlite._open import connect
 from jobq_sqlite._sql import Tx, one_row
 from jobq_sqlite._turn import TakeTurn
 from jobq_sqlite._url import Place
-from tests.sqlite.tools import Claim, claim, done, fetch, job, put, raw, stamp, turn, url_of
+from tests.sqlite.tools import claim, done, fetch, job, put, raw, stamp, turn, url_of
 
 GOOD = b'{"id":"%s","task":"t"}'
+BAD = ["bad trail", "bad crashes", "bad \ufffd name"]
 INSERT = """
 INSERT INTO jobs (n, id, queue, priority, lane, pos, envelope, trail, crashed, crashes)
 VALUES (?1, ?2, 'default', 2, ?3, ?1, ?4, ?5, ?6, ?7)
@@ -43,11 +44,9 @@ async def test_garbage_hurts_nobody_else(tmp_path: Path) -> None:
         found = await claim(broker)
         await broker.sweep("h", 100)
         names = {delivery.job.id: delivery.malformed is None for delivery in found}
-        assert names == {
-            **{"suspect": False, "first": True, "no json": False, "empty": False, "text": True, "number": False},
-            **{"other": False, "bad trail": False, "bad crashes": False, "no crashes": True},
-            **{"bad \ufffd name": False, "last": True},
-        }
+        read = {name for name, readable in names.items() if readable}
+        assert read == {"first", "text", "no crashes", "last"}
+        assert set(names) - read == {"no json", "empty", "number", "other", "suspect", *BAD}
         raw_body = next(delivery for delivery in found if delivery.job.id == "no json").job.body
         assert bytes(raw_body) == b"\xff\x00garbage"
         dead = tuple(Dead(delivery.job.id, delivery.epoch, Trail()) for delivery in found)
@@ -162,8 +161,9 @@ def test_a_claim_costs_the_same_whatever_waits(tmp_path: Path) -> None:
 
     def fill(upto: int, due: object) -> None:
         db.execute(
-            "WITH RECURSIVE c(i) AS (SELECT coalesce(max(n), 0) + 1 FROM jobs UNION ALL SELECT i + 1 FROM c WHERE i < ?)"
-            "INSERT INTO jobs (n, id, queue, priority, lane, pos, due, envelope)"
+            "WITH RECURSIVE c (i) AS ("
+            "SELECT coalesce(max(n), 0) + 1 FROM jobs UNION ALL SELECT i + 1 FROM c WHERE i < ?) "
+            "INSERT INTO jobs (n, id, queue, priority, lane, pos, due, envelope) "
             "SELECT i, 'job-' || i, 'default', 2, 2, i, ?, '{}' FROM c",
             (upto, due),
         )

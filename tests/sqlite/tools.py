@@ -2,7 +2,7 @@
 
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
@@ -55,14 +55,14 @@ def done(delivery: Delivery) -> Done:
 
 
 @contextmanager
-def raw(path: Path) -> Iterator[sqlite3.Connection]:
+def raw(path: Path) -> Generator[sqlite3.Connection, None, None]:
     """A connection of somebody else's."""
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         yield db
 
 
 @contextmanager
-def child(*arguments: object) -> Iterator["Popen[str]"]:
+def child(*arguments: object) -> Generator["Popen[str]", None, None]:
     """Another Python process that runs a function of `child.py`; killed in the end."""
     with Popen([sys.executable, str(CHILD), *map(str, arguments)], stdout=PIPE, text=True) as process:
         try:
