@@ -1,0 +1,103 @@
+"""Brokers and clients that are killed under load: what was acknowledged is not lost."""
+
+import asyncio
+import os
+import random
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from jobq.errors import BrokerUnavailable
+from tests.faults.app import nap
+from tests.faults.conftest import Make
+from tests.faults.field import Field, Program, after, until
+from tests.servers import Server
+
+SEED = int(os.environ.get("JOBQ_SEED", "7"))
+RESTARTS = 3
+KILLS = 12
+
+
+class Load:
+    """Enqueues one job after the other, several at a time, until it is told to stop."""
+
+    def __init__(self, field: Field) -> None:
+        self._field = field
+        self._stopped = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        await self._field.client()
+        self._tasks = [asyncio.ensure_future(self._produce()) for _ in range(8)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stopped = True
+        await asyncio.gather(*self._tasks)
+
+    async def _produce(self) -> None:
+        while not self._stopped:
+            with suppress(BrokerUnavailable):  # not acknowledged, so nothing was promised
+                await self._field.enqueue(nap, 0.005)
+            await after(0.005)
+
+
+@pytest.mark.parametrize("planned", [False, True], ids=["killed", "planned"])
+async def test_a_restarted_redis_has_lost_nothing_and_everybody_comes_back(
+    make: Make, server: Server, *, planned: bool
+) -> None:
+    field = make(server.url)
+    workers = [field.worker(), field.worker()]
+    async with Load(field):
+        for _ in range(RESTARTS):
+            seen = len(field.ledger.runs())
+            await field.started(seen + 50)
+            await asyncio.to_thread(server.stop if planned else server.kill)
+            server.start()
+        for worker in workers:
+            seen = len(field.ledger.by(worker.pid))
+            await field.started(seen + 10, worker.pid)
+    await field.settled()
+    runs = field.ledger.runs()
+    assert len(runs) == len({run.id for run in runs}), "a lease outlives a short restart, so nothing runs twice"
+
+
+class Journal:
+    """What killed producers had noted."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def ids(self, word: str) -> set[str]:
+        if not self.path.exists():
+            return set()
+        lines = self.path.read_text().splitlines()
+        return {line.split(" ")[1] for line in lines if line.startswith(f"{word} ")}
+
+
+async def test_killing_clients_and_workers_in_the_middle_of_commits_loses_nothing(field: Field, tmp_path: Path) -> None:
+    print(f"JOBQ_SEED={SEED}")
+    fate, journal = random.Random(SEED), Journal(tmp_path / "journal")
+    firsts = iter(range(0, 10**9, 100_000))
+
+    def producer() -> Program:
+        return field.program("-m", "tests.faults.producer", field.url, str(journal.path), str(next(firsts)), "100000")
+
+    producers, workers = [producer()], [field.worker(), field.worker()]
+    for number in range(KILLS):
+        crowd, another = ((producers, producer), (workers, field.worker))[number % 2]
+        crowd.append(another())
+        seen, acked = len(field.ledger.runs()), len(journal.ids("acked"))
+        await until(lambda seen=seen: len(field.ledger.runs()) > seen + 20, "work goes on")  # type: ignore[misc]
+        await until(lambda acked=acked: len(journal.ids("acked")) > acked + 20, "enqueuing goes on")  # type: ignore[misc]
+        await after(fate.uniform(0, 0.05))
+        crowd.pop(0).kill()
+    for one in producers:
+        one.kill()
+        await one.exit_code()
+    field.oracle.tried = journal.ids("try")
+    field.oracle.acked = journal.ids("acked")
+    assert len(field.oracle.acked) > KILLS * 20
+    await field.settled()
