@@ -121,10 +121,12 @@ class LeaseKeeper:
     async def _watch(self) -> None:
         while True:
             self._tick()
-            if self._fence_at is not None and self._clock.monotonic() >= self._fence_at:
+            left = _TICK if self._fence_at is None else self._fence_at - self._clock.monotonic()
+            if left <= 0:
                 self._fence_at = None
                 self._post(self._on_fence)
-            await self._clock.sleep(_TICK)
+                left = _TICK
+            await self._clock.sleep(min(_TICK, left))  # a tick is more than what a short lease has left then
 
     def _post(self, callback: Callable[..., None], *args: object) -> None:
         if not self._main.is_closed():
