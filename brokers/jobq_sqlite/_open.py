@@ -103,7 +103,7 @@ def _prepare(db: sqlite3.Connection, place: Place) -> None:
     db.execute(f"PRAGMA synchronous = {place.synchronous}")
     db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
     if sys.version_info >= (3, 12):
-        db.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
+        db.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE)
     if _version(db) < SCHEMA_VERSION:
         _install(db)
 
