@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Final
 
 from jobq.app import App
-from jobq.clock import SYSTEM_CLOCK
 from jobq.errors import BrokerError
 from jobq.plugins import open_broker
 from jobq.worker import banner
@@ -27,7 +26,7 @@ _FIRST: Final = 0.1
 _CAP: Final = 10.0
 _HEALTHY: Final = 10.0
 """Seconds that a child must have lived for its death not to count as one in a row."""
-_LAST_SWEEPS: Final = 0.5
+_LAST_SWEEP: Final = 0.5
 
 log = logging.getLogger("jobq.worker")
 
@@ -44,13 +43,10 @@ class _Supervisor:
         self._child = replace(settings, processes=1)
         self._children = Children(settings.grace)
         self._host = host_id()
-        self._chores: set[asyncio.Task[None]] = set()
 
     async def run(self, *, interrupt: bool) -> int:
         self._children.listen(interrupt=interrupt)
         codes = await asyncio.gather(*(self._seat() for _ in range(self._settings.processes)))
-        if self._chores:
-            await asyncio.wait(self._chores, timeout=_LAST_SWEEPS)
         log.info("stopped")
         return max(codes)
 
@@ -63,11 +59,10 @@ class _Supervisor:
             code = await self._children.wait(child)
             if stopping.is_set() or (self._settings.burst and code >= 0):
                 return max(code, 0)
-            self._bury(worker)
             deaths = 1 if time.monotonic() - started > _HEALTHY else deaths + 1
             pause = min(_CAP, _FIRST * 2 ** (deaths - 1))
             log.error("worker %s %s; starting another in %.1f s", worker, _end(code), pause)
-            await SYSTEM_CLOCK.wait(stopping, pause)
+            await self._bury(worker, pause)
             if stopping.is_set():
                 return 0
 
@@ -78,10 +73,14 @@ class _Supervisor:
         )
         return child, new_worker_id(self._host, child.pid, token)
 
-    def _bury(self, worker: str) -> None:
-        chore = asyncio.create_task(self._sweep(worker))
-        self._chores.add(chore)
-        chore.add_done_callback(self._chores.discard)
+    async def _bury(self, worker: str, pause: float) -> None:
+        """Give its jobs back and wait for `pause` seconds, both before a successor looks for jobs in vain."""
+        sweep = asyncio.create_task(self._sweep(worker))
+        stop = asyncio.create_task(self._children.stopping.wait())
+        await asyncio.wait([stop], timeout=pause)
+        await asyncio.wait([stop, sweep], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([sweep], timeout=_LAST_SWEEP)
+        stop.cancel()
 
     async def _sweep(self, worker: str) -> None:
         """Give what it held to the others now, and not when its lease ends."""
@@ -97,4 +96,4 @@ class _Supervisor:
 def _end(code: int) -> str:
     if code >= 0:
         return f"ended with code {code}"
-    return f"was killed by {signal.Signals(-code).name}"
+    return f"was killed by {next((known.name for known in signal.Signals if known == -code), f'signal {-code}')}"
