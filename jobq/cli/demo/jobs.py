@@ -14,6 +14,7 @@ __all__ = ["RESULTS", "Line", "app", "digest"]
 
 RESULTS: Final = "JOBQ_DEMO_RESULTS"
 """The environment variable that names the results file."""
+_PIECE: Final = 1 << 18
 
 app = App()
 
@@ -50,19 +51,20 @@ def digest(path: str, *, stumble: bool = False) -> None:
     if stumble and current().attempt == 1:
         _write(Line(path, "failed", os.getpid()))
         raise Stumbled(path)
-    with open(path, "rb") as file:  # noqa: PTH123 - a third of the time of pathlib
-        content = file.read()
-    _write(
-        Line(
-            path,
-            "done",
-            os.getpid(),
-            lines=content.count(b"\n"),
-            words=len(content.split()),
-            bytes=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
-        )
-    )
+    _write(_count(path))
+
+
+def _count(path: str) -> Line:
+    sha256, lines, words, size, in_word = hashlib.sha256(), 0, 0, 0, False
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - several times as fast as pathlib
+        while piece := file.read(_PIECE):
+            sha256.update(piece)
+            lines += piece.count(b"\n")
+            # a word that goes on from the last piece is counted already
+            words += len(piece.split()) - (in_word and not piece[:1].isspace())
+            size += len(piece)
+            in_word = not piece[-1:].isspace()
+    return Line(path, "done", os.getpid(), lines=lines, words=words, bytes=size, sha256=sha256.hexdigest())
 
 
 def _write(line: Line) -> None:
