@@ -90,7 +90,9 @@ class LeaseKeeper:
 
     async def _run(self) -> None:
         loops = [
-            asyncio.create_task(supervise("lease renewal", self._session, self._clock, cap=_RETRY_CAP)),
+            asyncio.create_task(
+                supervise("lease renewal", self._session, self._clock, cap=min(_RETRY_CAP, self._renew))
+            ),
             asyncio.create_task(supervise("lease watch", self._watch, self._clock)),
         ]
         await self._stop.wait()
