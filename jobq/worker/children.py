@@ -8,7 +8,7 @@ from asyncio.subprocess import Process
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from jobq.worker.control import INTERRUPTED
+from jobq.worker.control import INTERRUPTED, Echo
 
 __all__ = ["Children", "start"]
 
@@ -35,6 +35,7 @@ class Children:
         self._grace = grace
         self._alive: set[Process] = set()
         self._signals = 0
+        self._is_echo = Echo()
         self._one_at_a_time = asyncio.Lock()
         self.stopping = asyncio.Event()
 
@@ -71,12 +72,9 @@ class Children:
                 return
             ended.cancel()
 
-    def finish(self) -> None:
-        """Tell all of them to stop, as if a signal had come."""
-        if not self._signals:
-            self._stop(signal.SIGTERM)
-
     def _stop(self, number: signal.Signals) -> None:
+        if self._is_echo():
+            return
         self._signals += 1
         self.stopping.set()
         if self._signals >= _THIRD:

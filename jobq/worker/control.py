@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from jobq.worker.worker import Worker
 
-__all__ = ["Control", "leave"]
+__all__ = ["Control", "Echo", "leave"]
 
 INTERRUPTED: Final = 130
 _MARGIN: Final = 1.9
@@ -34,6 +34,18 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
+class Echo:
+    """Says whether a signal was just here: timeout(1), systemd and parents may each send their own."""
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+
+    def __call__(self) -> bool:
+        """Called when a signal comes."""
+        before, self._last = self._last, time.monotonic()
+        return self._last - before < _ECHO
+
+
 class Control(threading.Thread):
     """Stops `worker` at the first signal, in a hurry at the second, and the process at the third.
 
@@ -47,7 +59,7 @@ class Control(threading.Thread):
         # the one queue whose put may interrupt itself, as signal handlers do
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._stops = 0
-        self._last = float("-inf")
+        self._is_echo = Echo()
         self._deadline: float | None = None
         self.requested = False
         """Whether a signal has asked for the end."""
@@ -71,11 +83,6 @@ class Control(threading.Thread):
             if self._stops >= _THIRD:
                 os._exit(INTERRUPTED)
         self._signals.put(number)
-
-    def _is_echo(self) -> bool:
-        """Whether this signal was just here: timeout(1), systemd and parents may each send their own."""
-        before, self._last = self._last, time.monotonic()
-        return self._last - before < _ECHO
 
     def run(self) -> None:
         """Obey, until the process ends."""

@@ -2,12 +2,16 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.cli.program import Program, Project, alive, until
-from tests.cli.sample import die_once, environment, forever, gate, ping
+from tests.cli.sample import die_once, environment, forever, gate, ping, stuck
+
+ECHO = 0.3
+"""Seconds after which a second signal is no echo of the first."""
 
 
 def children(program: Program) -> list[int]:
@@ -63,11 +67,27 @@ def test_signals_to_everybody_count_once(project: Project) -> None:
     project.enqueue(gate.call("open"))
     parent = project.worker("--processes", 2)
     project.noted("gate")
+    parent.send(signal.SIGTERM)  # as timeout(1) does
     os.killpg(parent.pid, signal.SIGTERM)  # as systemd does
     parent.expect("stopping 2 worker processes")
     project.write("open", "")
     assert parent.wait() == 0
+    assert parent.err.count("stopping 2 worker processes") == 1
+    assert "again" not in parent.err
     assert project.matching("through")
+
+
+def test_the_second_signal_hurries_all_and_the_third_ends_it(project: Project) -> None:
+    project.enqueue(stuck.call())
+    parent = project.worker("--processes", 2, "--grace", 600)
+    project.noted("stuck")
+    pids = children(parent)
+    for _ in range(3):
+        parent.send(signal.SIGINT)
+        time.sleep(ECHO)
+    assert parent.wait() == 130
+    assert parent.err.count("SIGTERM again: stopping the running jobs now") >= 1
+    until(lambda: not any(map(alive, pids)), "the children's end")
 
 
 def test_children_end_with_a_parent_that_is_killed(project: Project) -> None:
