@@ -19,7 +19,7 @@ from tests.docs.pages import PAGES, Block, blocks, name
 ALL: Final = [block for page in PAGES for block in blocks(page)]
 PYTHON: Final = [block for block in ALL if block.language == "python"]
 RUN: Final = [page for page in PAGES if any(b.mark.startswith("run") for b in ALL if b.page == page)]
-PATIENCE: Final = 20.0
+PATIENCE: Final = 40.0
 
 # What differs from run to run.
 _VARIABLE = re.compile(
