@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ import click
 import msgspec
 import pytest
 
+import jobq.cli
 from jobq import Retry
 from jobq.model import Job
 from jobq.registry import TaskOptions
@@ -66,6 +68,32 @@ def test_every_option_of_the_worker_is_explained() -> None:
                     assert f"`{flag}" in text, f"workers.md does not explain {flag}"
         variables = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or ())
         assert not variables or any(f"`{variable}`" in text for variable in variables), option.name
+
+
+def test_the_defaults_of_the_workers_options_are_those_of_the_table() -> None:
+    text = (DOCS / "workers.md").read_text(encoding="utf-8")
+    for option in worker.params:
+        if isinstance(option, click.Option) and not option.is_flag and isinstance(option.default, str | int | float):
+            row = next(line for line in text.splitlines() if line.startswith("|") and f"`{option.opts[-1]}`" in line)
+            default = f"{option.default:g}" if isinstance(option.default, float) else str(option.default)
+            assert row.split(" | ")[2].strip("`") == default, row
+
+
+def test_the_defaults_of_a_worker_object_are_those_of_the_table() -> None:
+    text = (DOCS / "workers.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", text, re.MULTILINE))
+    for option, value in asdict(WorkerOptions(queues=["default"])).items():
+        if option in rows and isinstance(value, float):
+            assert float(rows[option]) == value, option
+
+
+def test_the_commands_of_the_readme_exist() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/jobq demo\n" in readme
+    assert "\npython3 tests/run.py\n" in readme
+    assert PROJECT["project"]["scripts"]["jobq"] == "jobq.cli:main"
+    assert {"demo", "worker"} <= set(jobq.cli.main.commands)
+    assert (ROOT / "tests" / "run.py").exists()
 
 
 def test_every_option_of_a_worker_object_is_explained() -> None:
