@@ -22,7 +22,7 @@ from tests.faults.stores import Store
 T = TypeVar("T")
 
 LEASE, RENEW, SWEEP, GRACE = 2.0, 0.5, 0.5, 2.0
-PATIENCE = 25.0
+PATIENCE = 15.0
 LOOK = 0.01
 APP = "tests.faults.app:app"
 HOME = Path(__file__).resolve().parents[2]
@@ -106,7 +106,7 @@ class Field:
         self._directory = directory
         self._gates = directory / "gates"
         self._gates.mkdir()
-        self._programs: list[Program] = []
+        self.programs: list[Program] = []
         self._numbers = itertools.count()
         self._client: Client | None = None
         self._environment = {LEDGER: str(directory / "ledger"), GATES: str(self._gates), "NO_COLOR": "1"}
@@ -133,8 +133,8 @@ class Field:
         return self.program("-m", "jobq.worker", APP, "--broker", self.url, *arguments)
 
     def program(self, *command: str) -> Program:
-        program = Program(command, self._directory / f"log{len(self._programs)}", self._environment)
-        self._programs.append(program)
+        program = Program(command, self._directory / f"log{len(self.programs)}", self._environment)
+        self.programs.append(program)
         return program
 
     def kill(self, pid: int) -> None:
@@ -165,17 +165,17 @@ class Field:
 
     async def started(self, count: int, pid: int | None = None) -> list[Run]:
         """Wait for so many starts (in one process)."""
-        await until(lambda: len(self._runs(pid)) >= count, f"{count} starts\n{self.logs()}")
+        await until(lambda: len(self._runs(pid)) >= count, f"{count} starts")
         return self._runs(pid)
 
     async def restarted(self, job_id: str, seconds: float = PATIENCE) -> Run:
         """Wait for a second run of a job."""
-        await until(lambda: len(self.ledger.of(job_id)) > 1, f"a second run of {job_id}\n{self.logs()}", seconds)
+        await until(lambda: len(self.ledger.of(job_id)) > 1, f"a second run of {job_id}", seconds)
         return self.ledger.of(job_id)[1]
 
     async def quiet(self, seconds: float = PATIENCE) -> None:
         """Wait until no job lives."""
-        await until(lambda: not self.store.live(), f"no jobs left\n{self.logs()}", seconds)
+        await until(lambda: not self.store.live(), "no jobs left", seconds)
 
     async def settled(self) -> None:
         """Wait until no job lives, stop the workers, and check everything."""
@@ -185,7 +185,7 @@ class Field:
 
     async def stop(self) -> None:
         """Stop all workers; each has to go without an error."""
-        living = [program for program in self._programs if program.died is None]
+        living = [program for program in self.programs if program.died is None]
         for program in living:
             program.send(signal.SIGTERM)
         for program in living:
@@ -193,7 +193,7 @@ class Field:
 
     def judge(self) -> None:
         """Check the invariants; all processes must have ended."""
-        for program in self._programs:
+        for program in self.programs:
             assert program.died is not None
             self.oracle.deaths[program.pid] = program.died
             if program.killed is not None:
@@ -203,11 +203,12 @@ class Field:
 
     def logs(self) -> str:
         """The ends of what the processes said."""
-        return "\n".join(f"--- {program.pid}\n{program.log[-1500:]}" for program in self._programs[-4:])
+        return "\n".join(f"--- {program.pid}\n{program.log[-1500:]}" for program in self.programs[-4:])
 
     def end(self) -> None:
-        """Leave no process behind."""
-        for program in self._programs:
+        """Leave no process behind, and show what they said if the test fails."""
+        print(self.logs())
+        for program in self.programs:
             program.kill()
 
     def _runs(self, pid: int | None) -> list[Run]:
