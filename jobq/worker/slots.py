@@ -81,6 +81,7 @@ class Slots:
             held = self.held.pop(outcome.epoch, None)
             if held is not None and held.suspect:
                 self._suspects -= 1
+                self.changed.set()  # nobody calls a worker for a suspect; now it may ask for the next one
         self._measure(len(outcomes), now)
 
     def drop(self, held: Held) -> None:
