@@ -33,6 +33,8 @@ from jobq.worker.watchdog import Watchdog
 __all__ = ["Worker"]
 
 _CONNECT_CAP: Final = 5.0
+_RETRY_CAP: Final = 2.0
+"""The most seconds between attempts of a loop that failed: within these a worker is back once its broker is."""
 _YIELD_TIME: Final = 1.0
 """Seconds that cancelled bodies have to end after the grace."""
 _WEDGED_DELAY: Final = 2.0
@@ -218,8 +220,8 @@ class Worker:
             "sweep": self._sweeper.step,
         }
         for name, step in steps.items():
-            cap = 2.0 if name == "turn" else 30.0
-            self._loops.append(asyncio.create_task(supervise(name, step, self._clock, cap=cap), name=f"jobq {name}"))
+            loop = supervise(name, step, self._clock, cap=_RETRY_CAP)
+            self._loops.append(asyncio.create_task(loop, name=f"jobq {name}"))
 
     def _broker_time(self) -> float:
         return self._clock.time() + self._skew
