@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -34,6 +35,12 @@ _VARIABLE = re.compile(
 def test_every_python_block_compiles(block: Block) -> None:
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     compile(block.text, block.where, "exec", flags)
+
+
+def test_every_toml_block_can_be_read() -> None:
+    for block in ALL:
+        if block.language == "toml":
+            tomllib.loads(block.text)
 
 
 @pytest.mark.parametrize("page", RUN, ids=name)

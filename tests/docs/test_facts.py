@@ -123,6 +123,16 @@ def test_the_table_of_brokers_is_that_of_the_project() -> None:
         assert set(rows) == set(entries), f"{name(page)} has a table of {rows}"
 
 
+def test_the_rights_in_the_docs_are_those_that_are_tested() -> None:
+    documented = (DOCS / "brokers.md").read_text(encoding="utf-8")
+    tested = (ROOT / "brokers" / "jobq_redis" / "__init__.py").read_text(encoding="utf-8")
+    line = re.compile(r"ACL SETUSER.*?\+select", re.DOTALL)
+    ours, theirs = line.search(documented), line.search(tested)
+    assert ours is not None
+    assert theirs is not None
+    assert ours[0].split() == theirs[0].split()
+
+
 def test_decisions_are_numbered_without_gaps_and_listed() -> None:
     adrs = sorted((DOCS / "adr").glob("*.md"))
     assert [int(adr.name[:4]) for adr in adrs] == list(range(1, len(adrs) + 1))
