@@ -1,14 +1,15 @@
 """A worker's settings, checked when they are made."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from jobq.errors import ConfigError
 from jobq.model import DEFAULT_QUEUE
-from jobq.registry import check_queue
+from jobq.registry import Registry, check_queue
 
-__all__ = ["QueueWeight", "WorkerOptions", "parse_queue"]
+__all__ = ["QueueWeight", "WorkerOptions", "parse_queue", "queues_of"]
 
 MAX_WEIGHT: Final = 1000
 
@@ -29,6 +30,15 @@ def parse_queue(text: str) -> QueueWeight:
     if not (weight.isascii() and weight.isdigit() and 1 <= int(weight) <= MAX_WEIGHT):
         raise ConfigError(f"the weight in {text!r} is not a whole number from 1 to {MAX_WEIGHT}")
     return QueueWeight(check_queue(name), int(weight))
+
+
+def queues_of(registry: Registry) -> tuple[str, ...]:
+    """The queues that an app's tasks name, and the default one; in equal shares, since their order means nothing."""
+    names = {DEFAULT_QUEUE}
+    for task in registry.tasks.values():
+        names |= {task.config.queue, task.config.retry_queue or task.config.queue}
+    others = sorted(names - {DEFAULT_QUEUE})
+    return tuple(f"{name}:1" for name in (DEFAULT_QUEUE, *others)) if others else (DEFAULT_QUEUE,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +74,12 @@ class WorkerOptions:
         object.__setattr__(self, "weights", weights)
         if self.concurrency < 1:
             raise ConfigError(f"concurrency is {self.concurrency}; it is at least 1")
+        # each is written so that NaN, which is neither above nor below anything, is refused
         for name in ("grace", "park_grace"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it is a number of seconds, 0 or more")
-        if not 0 < self.renew < self.lease / 2:
+        for name in ("lease", "renew", "sweep", "max_lag"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it is a number of seconds above 0")
+        if not self.renew < self.lease / 2:
             raise ConfigError(f"renew is {self.renew} and lease is {self.lease}; renew must be less than half of lease")
-        if self.sweep <= 0 or self.max_lag <= 0:
-            raise ConfigError("sweep and max_lag are numbers of seconds above 0")

@@ -9,9 +9,8 @@ from typing import Final, Self
 
 from jobq.app import App
 from jobq.errors import ConfigError
-from jobq.model import DEFAULT_QUEUE
 from jobq.plugins import open_broker, resolve_url
-from jobq.worker.options import WorkerOptions
+from jobq.worker.options import WorkerOptions, queues_of
 
 __all__ = ["PARENT", "SEAT", "Settings"]
 
@@ -52,7 +51,7 @@ class Settings:
 
     def for_app(self, app: App) -> Self:
         """With the queues filled in: those that the app's tasks name, in equal shares."""
-        return self if self.queues else replace(self, queues=_queues_of(app))
+        return self if self.queues else replace(self, queues=queues_of(app.registry))
 
     def worker_options(self) -> WorkerOptions:
         """The options of each worker."""
@@ -81,11 +80,3 @@ class Settings:
     def command(self) -> list[str]:
         """How to start that child."""
         return [sys.executable, "-m", "jobq.worker", *([self.app] if self.app else [])]
-
-
-def _queues_of(app: App) -> tuple[str, ...]:
-    names = {DEFAULT_QUEUE}
-    for task in app.registry.tasks.values():
-        names |= {task.config.queue, task.config.retry_queue or task.config.queue}
-    others = sorted(names - {DEFAULT_QUEUE})
-    return tuple(f"{name}:1" for name in (DEFAULT_QUEUE, *others)) if others else (DEFAULT_QUEUE,)

@@ -22,7 +22,7 @@ from jobq.worker.execute import Executor
 from jobq.worker.held import Cause, Held
 from jobq.worker.identity import host_id, new_worker_id
 from jobq.worker.lease import LeaseKeeper
-from jobq.worker.options import WorkerOptions
+from jobq.worker.options import WorkerOptions, queues_of
 from jobq.worker.outcomes import Scribe
 from jobq.worker.slots import Slots
 from jobq.worker.supervise import supervise
@@ -55,11 +55,12 @@ class Worker:
         await Worker(app, "redis://…").run()  # or: until stop() is called, or run() is cancelled
 
     `Worker(app, url)` opens its own connections; `Worker(app, broker)` borrows a broker that the caller has entered.
-    Options are those of `WorkerOptions`. Raises `ConfigError`.
+    Options are those of `WorkerOptions`; without `queues` it works on those that the app's tasks name, in equal shares.
+    Raises `ConfigError`.
     """
 
     def __init__(self, app: App, broker: Broker | str, *, clock: Clock | None = None, **options: Any) -> None:
-        self.options = WorkerOptions(**options)
+        self.options = WorkerOptions(**{"queues": queues_of(app.registry), **options})
         self.app = app
         self._clock = clock or SYSTEM_CLOCK
         self._own = isinstance(broker, str)
