@@ -24,7 +24,7 @@ def importable(package: str) -> bool:
 
 OURS = ["jobq", *(name for name in ("jobq_memory", "jobq_sqlite", "jobq_redis") if importable(name))]
 
-pytest.register_assert_rewrite("tests.model")
+pytest.register_assert_rewrite("tests.machine", "tests.model")
 
 stack = pytest.StashKey[ExitStack]()
 header = pytest.StashKey[list[str]]()

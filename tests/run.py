@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--lint", action="store_true", help="check the code instead of testing it")
     chosen, for_pytest = parser.parse_known_args(arguments)
     prepare(["test", "lint"] if chosen.lint else ["test"])
-    return lint() if chosen.lint else test(for_pytest)
+    return run_checks() if chosen.lint else run_tests(for_pytest)
 
 
 def prepare(groups: Sequence[str]) -> None:
@@ -81,13 +81,13 @@ def need_ensurepip() -> None:
         subprocess.run(install, check=True)
 
 
-def test(arguments: Sequence[str]) -> int:
+def run_tests(arguments: Sequence[str]) -> int:
     """Run pytest. tests/servers.py starts the servers."""
     os.environ.setdefault("JOBQ_TEST_INSTALL", "1")
     return run("pytest", *arguments)
 
 
-def lint() -> int:
+def run_checks() -> int:
     """Run all the checks, also after one that fails."""
     failed = [check[0] for check in CHECKS if run(*check) != 0]
     if failed:

@@ -9,7 +9,7 @@ from jobq.model import Answer, Beat, Claim, Job, Orders, Outcome, Stamp, Swept, 
 from jobq.testing import ManualClock
 from jobq_memory import MemoryBroker
 from jobq_memory._state import Entry, Lease, State
-from tests.test_model import check
+from tests.machine import check
 
 
 class NoFence(State):
