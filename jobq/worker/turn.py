@@ -155,7 +155,8 @@ class Turner:
         if claim.limit and len(turn.deliveries) < claim.limit:
             self._hungry.set()
             if not turn.deliveries and self._slots.empty:
-                self.dry.set()
+                # a turn that settled the last suspect has not looked for the next one
+                (self.dry if claim.suspects else self._slots.changed).set()
         elif claim.limit and self._slots.room(0):
             # as much as was asked for: there may be more, for the room that is left
             self._slots.changed.set()
