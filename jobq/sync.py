@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterable
+from concurrent.futures import Future, wait
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
@@ -30,6 +31,8 @@ class SyncClient:
         self._client = Client(url, timeout=timeout, max_payload=max_payload)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._calls: set[Future[Any]] = set()
 
     def __enter__(self) -> Self:
         return self.open()
@@ -47,18 +50,22 @@ class SyncClient:
         try:
             self._run(self._client.__aenter__())
         except BaseException:
-            self._stop()
+            self._stop(self._loop, self._thread)
+            self._loop = self._thread = None
             raise
         return self
 
     def close(self) -> None:
         """Wait for what is under way, and disconnect."""
-        if self._loop is None:
+        with self._lock:
+            loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
+        if loop is None or thread is None:
             return
+        wait(list(self._calls))
         try:
-            self._run(self._client.__aexit__(None, None, None))
+            asyncio.run_coroutine_threadsafe(self._client.__aexit__(None, None, None), loop).result()
         finally:
-            self._stop()
+            self._stop(loop, thread)
 
     def perform_async(self, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """See `Client.perform_async`."""
@@ -79,17 +86,20 @@ class SyncClient:
         return self._run(self._client.perform_many(calls))
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        if self._loop is None:
-            coroutine.close()
-            raise ConfigError('this SyncClient is not open; use it as "with SyncClient(url) as client:"')
-        if threading.current_thread() is self._thread:
-            coroutine.close()
-            raise ConfigError("a SyncClient cannot be used on its own event loop; in async code use Client")
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        with self._lock:  # so that `close` knows of every call, and nobody waits on a loop that has ended
+            if self._loop is None:
+                coroutine.close()
+                raise ConfigError('this SyncClient is not open; use it as "with SyncClient(url) as client:"')
+            if threading.current_thread() is self._thread:
+                coroutine.close()
+                raise ConfigError("a SyncClient cannot be used on its own event loop; in async code use Client")
+            call = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+            self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        return call.result()
 
-    def _stop(self) -> None:
-        loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
-        if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
+    @staticmethod
+    def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
