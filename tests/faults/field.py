@@ -187,6 +187,7 @@ class Field:
         """Stop all workers; each has to go without an error."""
         living = [program for program in self.programs if program.died is None]
         for program in living:
+            await until(lambda program=program: program.log or program.ended, "it listens to signals")  # type: ignore[misc]
             program.send(signal.SIGTERM)
         for program in living:
             assert await program.exit_code() == 0, program.log

@@ -23,9 +23,9 @@ def judge(field: Field, killer: str, innocents: list[str]) -> None:
 
 @pytest.mark.parametrize("task", [leave, crash], ids=["os._exit", "a-segmentation-fault"])
 async def test_a_killer_dies_after_three_runs_and_takes_no_innocent_along(field: Field, task: Task[..., Any]) -> None:
-    innocents = await field.enqueue(nap, 0.2, count=INNOCENTS // 2)
+    innocents = await field.enqueue(nap, 0.1, count=INNOCENTS // 2)
     (killer,) = await field.enqueue(task)
-    innocents += await field.enqueue(nap, 0.2, count=INNOCENTS // 2)
+    innocents += await field.enqueue(nap, 0.1, count=INNOCENTS // 2)
     deaths = 0
     while field.store.live():
         worker = field.worker(concurrency=INNOCENTS + 1)
@@ -39,7 +39,7 @@ async def test_a_killer_dies_after_three_runs_and_takes_no_innocent_along(field:
 
 
 async def test_a_killer_among_the_children_of_one_parent_ends_as_well(field: Field) -> None:
-    innocents = await field.enqueue(nap, 0.2, count=INNOCENTS)
+    innocents = await field.enqueue(nap, 0.1, count=INNOCENTS)
     (killer,) = await field.enqueue(leave)
     field.command("--processes", "2", "--concurrency", "20", "--grace", "2")
     await field.quiet()

@@ -17,7 +17,7 @@ from tests.servers import Server
 
 SEED = int(os.environ.get("JOBQ_SEED", "7"))
 RESTARTS = 3
-KILLS = 12
+KILLS = 8
 
 
 class Load:

@@ -97,7 +97,8 @@ async def test_a_worker_that_cannot_renew_cancels_its_bodies_before_its_lease_en
 
 async def test_requests_and_replies_may_come_byte_by_byte(wired: Field, proxy: PickyProxy) -> None:
     proxy.slice(1)
-    wired.worker()
+    wired.url = wired.url.replace("socket_timeout=1", "socket_timeout=5")
+    wired.worker(lease=20.0, renew=5.0)
     await wired.enqueue(nap, 0.005, count=50)
     await wired.settled()
     assert once(wired)
