@@ -18,6 +18,8 @@ from jobq.worker import Worker
 from jobq_memory import MemoryBroker
 from jobq_memory._state import State
 
+__all__ = ["Faults", "Faulty", "FrozenHere", "crash", "flying", "pump", "state_of", "until"]
+
 T = TypeVar("T")
 
 
@@ -163,6 +165,9 @@ async def crash(broker: Broker, times: int = 1, queues: Sequence[str] = ("defaul
     for n in range(times):
         worker = WorkerInfo(f"killed-{id(broker)}-{n}-{new_id()}", "elsewhere")
         await broker.heartbeat(worker, (), 60)
-        while (await broker.turn((), Claim(worker.id, queues, 1000, suspects=True))).deliveries:
-            pass
+        resume = 0
+        while deliveries := (
+            await broker.turn((), Claim(worker.id, queues, 1000, suspects=True, resume=resume))
+        ).deliveries:
+            resume = max(delivery.epoch for delivery in deliveries)
         await broker.sweep("elsewhere", 1000, (worker.id,))

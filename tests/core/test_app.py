@@ -97,7 +97,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "message"), BAD_OPTIONS, ids=lambda v: repr(v)[:30] if isinstance(v, dict) else "")
+@pytest.mark.parametrize(("options", "message"), BAD_OPTIONS, ids=repr)
 def test_an_option_that_cannot_be_right_is_an_error_that_says_what_can(options: dict[str, Any], message: str) -> None:
     app = App()
 

@@ -1,8 +1,11 @@
 """Which job comes next: priorities, queues, due times; and how many at once."""
 
+# ruff: noqa: SIM117 - what starts in the outer block is to outlive the inner one
+
 import asyncio
 import logging
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -205,7 +208,7 @@ async def test_an_idle_worker_is_quiet() -> None:
             assert sum((broker.faults.calls - before).values()) <= 3
 
 
-BAD_OPTIONS: list[tuple[dict[str, object], str]] = [
+BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"queues": "mail"}, "list of names"),
     ({"queues": []}, "at least one"),
     ({"queues": ["a", "a"]}, "twice"),
@@ -229,7 +232,7 @@ BAD_OPTIONS: list[tuple[dict[str, object], str]] = [
 
 
 @pytest.mark.parametrize(("options", "message"), BAD_OPTIONS, ids=str)
-def test_a_worker_option_that_cannot_be_right_is_an_error(options: dict[str, object], message: str) -> None:
+def test_a_worker_option_that_cannot_be_right_is_an_error(options: dict[str, Any], message: str) -> None:
     with pytest.raises(errors.ConfigError, match=message):
         Worker(App(), "memory://", **options)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import jobq
 from jobq import App, Discard, Exponential, Job, Retry, RetryIn, Snooze, testing
-from jobq.model import HISTORY_LIMIT, Crash, Delivery, Event, Failure, Happening, Trail
+from jobq.model import HISTORY_LIMIT, NO_TRAIL, Crash, Delivery, Event, Failure, Happening, Trail
 from jobq.registry import TaskOptions
 from jobq.testing import JobState
 from jobq.worker.outcomes import Scribe
@@ -37,7 +37,7 @@ NO_RETRY = Retry(max_retries=0)
     ],
 )
 def test_a_failure_is_retried_as_often_and_after_what_the_task_says(
-    retry: Retry, exc: Exception, attempt: int, again: bool
+    retry: Retry, exc: Exception, attempt: int, *, again: bool
 ) -> None:
     assert (retry.delay_after(exc, attempt) is not None) is again
 
@@ -287,13 +287,13 @@ async def test_a_handler_may_be_async_in_disguise() -> None:
     app, called = App(), list[str]()
 
     class Handler:
-        async def __call__(self, job: Job, exc: BaseException) -> None:
+        async def __call__(self, _job: Job, _exc: BaseException) -> None:
             called.append("object")
 
     async def plain(job: Job, exc: BaseException) -> None:
         called.append("lambda")
 
-    @app.task(retry=Retry(max_retries=1, backoff=lambda _: 0.0), on_failure=Handler(), on_dead=lambda j, e: plain(j, e))
+    @app.task(retry=Retry(max_retries=1, backoff=lambda _: 0.0), on_failure=Handler(), on_dead=lambda j, e: plain(j, e))  # noqa: PLW0108
     async def work() -> None:
         raise ValueError
 
@@ -360,7 +360,7 @@ async def test_a_handler_that_hangs_is_given_up_and_the_outcome_stored(monkeypat
 # --- what is written down
 
 
-def delivery(trail: Trail = Trail(), crashes: tuple[Crash, ...] = ()) -> Delivery:
+def delivery(trail: Trail = NO_TRAIL, crashes: tuple[Crash, ...] = ()) -> Delivery:
     return Delivery(Job(id="j", task="t"), 5, trail, crashes)
 
 

@@ -19,7 +19,7 @@ from tests.core.bench import until
 NO_RETRY = Retry(max_retries=0)
 
 
-# --- current()
+# --- who a body is
 
 
 async def test_current_tells_a_body_who_it_is() -> None:
@@ -477,7 +477,7 @@ async def test_a_body_may_use_timeouts_and_task_groups_of_its_own() -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(asyncio.sleep(60))
-                raise LookupError  # noqa: TRY301
+                raise LookupError
         except* LookupError:
             ran.append("group")
 

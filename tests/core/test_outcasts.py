@@ -1,0 +1,253 @@
+"""Jobs that cannot or must not run: unknown tasks, unreadable payloads, poison."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import msgspec
+import pytest
+
+import jobq
+from jobq import App, Client, Job, Retry
+from jobq.model import Delivery, Happening, Stamp
+from jobq.worker import Worker
+from jobq_memory import MemoryBroker
+from tests.core.bench import Faulty, FrozenHere, crash, flying, state_of, until
+
+
+def body(data: bytes) -> msgspec.Raw:
+    return msgspec.Raw(data)
+
+
+async def put(broker: MemoryBroker, **fields: Any) -> str:
+    """Store a job as another program might."""
+    values: dict[str, Any] = {"id": "raw", "task": "work", "created": 1.0} | fields
+    job = Job(**values)
+    await broker.enqueue([job], Stamp(f"test-{job.id}", 1))
+    return job.id
+
+
+# --- unknown tasks
+
+
+async def test_an_unknown_task_is_put_aside_and_runs_when_a_worker_knows_it(caplog: pytest.LogCaptureFixture) -> None:
+    old, new, ran = App(), App(), list[int]()
+
+    @new.task(name="added")
+    async def added(x: int) -> None:
+        ran.append(x)
+
+    clock = FrozenHere()
+    async with MemoryBroker(clock=clock) as memory, Client(memory) as client:
+        handle = await client.perform_async(added, 7)
+        async with flying(old, memory, clock):
+            await until(lambda: state_of(memory).jobs[handle.id].trail.parked is not None)
+        entry = state_of(memory).jobs[handle.id]
+        assert (entry.trail.attempt, entry.trail.history[0].what) == (0, Happening.PARKED)
+        async with flying(new, memory, clock):
+            await until(lambda: ran == [7])
+    assert any("knows no task 'added'" in record.getMessage() for record in caplog.records)
+
+
+async def test_an_unknown_task_is_dead_after_the_grace_with_its_arguments() -> None:
+    app = App()
+    clock = FrozenHere()
+    async with MemoryBroker(clock=clock) as memory:
+        broker = Faulty(memory)
+        await put(memory, task="gone", body=body(b'{"args":[1]}'))
+        started = clock.time()
+        async with flying(app, broker, clock, park_grace=900):
+            await until(lambda: state_of(memory).dead)
+        took = clock.time() - started
+        entry = state_of(memory).dead["raw"]
+    assert 900 <= took < 900 + 40
+    assert bytes(entry.job.body) == b'{"args":[1]}'
+    assert entry.trail.failure is not None
+    assert entry.trail.failure.message == "unknown task 'gone': no worker knew it for 900 s"
+    assert entry.trail.attempt == 0
+    assert [event.what for event in entry.trail.history] == [Happening.PARKED, Happening.DEAD]
+    assert broker.faults.calls["turn"] < 1000, "a parked job must not be asked for again and again"
+
+
+async def test_parked_jobs_are_in_nobodys_way() -> None:
+    app, ran = App(), list[int]()
+
+    @app.task(name="known")
+    async def known(n: int) -> None:
+        ran.append(n)
+
+    clock = FrozenHere()
+    async with MemoryBroker(clock=clock) as memory, Client(memory) as client:
+        for n in range(50):
+            await put(memory, id=f"p{n}", task="gone")
+        await client.perform_many([known.call(n) for n in range(50)])
+        async with flying(app, memory, clock, concurrency=1):
+            await until(lambda: len(ran) == 50)
+    assert ran == list(range(50))
+
+
+# --- unreadable
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"nonsense", b'{"args":["x"]}', b'{"args":[1,2]}', b'{"kwargs":{"y":1}}', b"[" * 100_000, b"\xff\xfe\x00"],
+    ids=lambda data: repr(data[:12]),
+)
+async def test_arguments_that_cannot_be_read_are_dead_with_their_bytes_and_cost_nobody_else(data: bytes) -> None:
+    app, ran = App(), list[int]()
+
+    @app.task(name="work")
+    async def work(x: int) -> None:
+        ran.append(x)
+
+    async with MemoryBroker() as memory, Client(memory) as client:
+        await put(memory, body=body(data))
+        await client.perform_async(work, 5)
+        await Worker(app, memory, burst=True).run()
+        entry = state_of(memory).dead["raw"]
+    assert ran == [5]
+    assert bytes(entry.job.body) == data
+    assert entry.trail.failure is not None
+    assert entry.trail.failure.kind == "DecodeError"
+    assert "work()" in entry.trail.failure.message
+    assert entry.trail.attempt == 0
+
+
+async def test_a_malformed_envelope_is_dead_with_its_bytes() -> None:
+    app = App()
+
+    class Broken(Faulty):
+        async def turn(self, outcomes: Any, claim: Any) -> Any:
+            turn = await super().turn(outcomes, claim)
+            deliveries = [
+                Delivery(Job(id=d.job.id, task="", body=body(b"\x00garbage")), d.epoch, malformed="not an envelope")
+                for d in turn.deliveries
+            ]
+            return msgspec.structs.replace(turn, deliveries=deliveries)
+
+    async with MemoryBroker() as memory:
+        await put(memory)
+        await Worker(app, Broken(memory), burst=True).run()
+        entry = state_of(memory).dead["raw"]
+    assert entry.trail.failure is not None
+    assert (entry.trail.failure.kind, entry.trail.failure.message) == ("DecodeError", "not an envelope")
+
+
+async def test_the_dead_call_on_dead_when_their_task_is_known() -> None:
+    app, called = App(), list[tuple[str, str]]()
+
+    async def died(job: Job, exc: BaseException) -> None:
+        called.append((job.id, type(exc).__name__))
+
+    @app.task(name="work", on_dead=died, keep_dead=False)
+    async def work(x: int) -> None: ...
+
+    async with MemoryBroker() as memory:
+        await put(memory, body=body(b"bad"))
+        await Worker(app, memory, burst=True).run()
+        assert (state_of(memory).dead, state_of(memory).jobs) == ({}, {})
+    assert called == [("raw", "DecodeError")]
+
+
+async def test_a_thousand_undecodable_jobs_with_a_handler_are_all_buried() -> None:
+    app, called = App(), Counter[str]()
+
+    def died(job: Job, exc: BaseException) -> None:
+        called[job.id] += 1
+
+    @app.task(name="work", on_dead=died)
+    async def work(x: int) -> None: ...
+
+    async with MemoryBroker() as memory:
+        for n in range(300):
+            await put(memory, id=f"j{n}", body=body(b"bad"))
+        await Worker(app, memory, burst=True, concurrency=5).run()
+        assert len(state_of(memory).dead) == 300
+    assert set(called.values()) == {1}
+
+
+# --- poison
+
+
+async def test_a_job_that_was_held_by_workers_that_died_is_dead_at_last(caplog: pytest.LogCaptureFixture) -> None:
+    app, ran, called = App(), list[int](), list[str]()
+
+    async def died(job: Job, exc: BaseException) -> None:
+        called.append(f"{type(exc).__name__}: {exc}")
+
+    @app.task(name="work", on_dead=died)
+    async def work() -> None:
+        ran.append(1)
+
+    async with MemoryBroker() as memory, Client(memory) as client:
+        handle = await client.perform_async(work)
+        await crash(memory, 3)
+        await Worker(app, memory, burst=True).run()
+        entry = state_of(memory).dead[handle.id]
+    assert ran == []
+    assert entry.trail.failure is not None
+    assert (entry.trail.failure.kind, entry.trail.failure.message) == (
+        "JobPoisonous",
+        "held by a worker that died 3 times",
+    )
+    assert [event.what for event in entry.trail.history] == [Happening.CRASHED] * 3 + [Happening.DEAD]
+    assert called == ["JobPoisonous: held by a worker that died 3 times"]
+
+
+@pytest.mark.parametrize(("max_crashes", "crashes", "runs"), [(1, 1, 0), (3, 2, 1), (5, 4, 1), (5, 5, 0)])
+async def test_max_crashes_is_up_to_the_task(max_crashes: int, crashes: int, runs: int) -> None:
+    app, ran = App(), list[int]()
+
+    @app.task(max_crashes=max_crashes)
+    async def work() -> None:
+        ran.append(jobq.current().attempt)
+
+    async with MemoryBroker() as memory, Client(memory) as client:
+        await client.perform_async(work)
+        await crash(memory, crashes)
+        await Worker(app, memory, burst=True).run()
+    assert ran == [1] * runs  # a crash is not an attempt
+
+
+async def test_suspects_run_one_at_a_time_beside_innocents() -> None:
+    app, together, most = App(), Counter[str](), Counter[str]()
+
+    @app.task(retry=Retry(max_retries=0))
+    async def work(kind: str) -> None:
+        together[kind] += 1
+        most[kind] = max(most[kind], together[kind])
+        await asyncio.sleep(0.002)
+        together[kind] -= 1
+
+    async with MemoryBroker() as memory, Client(memory) as client:
+        await client.perform_many([work.call("suspect") for _ in range(10)])
+        await crash(memory, 2)
+        await client.perform_many([work.call("innocent") for _ in range(100)])
+        await Worker(app, memory, burst=True, concurrency=20).run()
+        assert (state_of(memory).jobs, state_of(memory).dead) == ({}, {})
+    assert most["suspect"] == 1
+    assert most["innocent"] > 5
+
+
+async def test_a_worker_full_of_innocents_takes_no_suspect_to_wait_beside_them() -> None:
+    app, go, started = App(), asyncio.Event(), list[str]()
+
+    @app.task
+    async def work(kind: str) -> None:
+        started.append(kind)
+        await go.wait()
+
+    async with MemoryBroker() as memory, Client(memory) as client:
+        suspect = await client.perform_async(work, "suspect")
+        await crash(memory, 2)
+        async with Worker(app, memory, concurrency=3, queues=["other", "default"]) as worker:
+            await client.perform_many([work.options(queue="other").call("innocent") for _ in range(30)])
+            await until(lambda: len(started) >= 3)
+            assert started.count("suspect") + started.count("innocent") == 3
+            entry = state_of(memory).jobs[suspect.id]
+            assert entry.epoch is None or "suspect" in started
+            go.set()
+            await until(lambda: not state_of(memory).jobs)
+            assert worker.running == 0
+    assert sorted(started) == ["innocent"] * 30 + ["suspect"]
