@@ -2,6 +2,7 @@
 
 import ast
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,11 @@ SOURCES = [
     for path in sorted(root.rglob("*.py"))
 ]
 WATCHED: list[str] = []
-WATCHING = False
+WATCHING = threading.Event()
 
 
 def hook(event: str, args: tuple[Any, ...]) -> None:
-    if WATCHING and event in {
+    if WATCHING.is_set() and event in {
         "import",
         "exec",
         "pickle.find_class",
@@ -43,11 +44,10 @@ sys.addaudithook(hook)
 
 @pytest.fixture
 def watched() -> Iterator[list[str]]:
-    global WATCHING  # noqa: PLW0603
     WATCHED.clear()
-    WATCHING = True
+    WATCHING.set()
     yield WATCHED
-    WATCHING = False
+    WATCHING.clear()
 
 
 NAMES = [

@@ -303,7 +303,7 @@ async def test_middleware_that_is_no_coroutine_function_fails_the_job_and_not_th
     @app.task(name="work", retry=NO_RETRY)
     async def work() -> None: ...
 
-    @app.middleware  # type: ignore[type-var] # pyright: ignore[reportArgumentType]
+    @app.middleware  # type: ignore[type-var]
     def wrong(job: Job, call_next: Handler) -> object:
         return None
 

@@ -64,7 +64,8 @@ def test_mistakes_are_the_callers_and_nothing_is_stored(client: SyncClient, url:
 
 def test_many_threads_share_one_client(client: SyncClient, url: str) -> None:
     with ThreadPoolExecutor(16) as pool:
-        handles = list(pool.map(lambda n: client.perform_async(add, n), range(400)))
+        calls = [pool.submit(client.perform_async, add, n) for n in range(400)]
+        handles = [call.result() for call in calls]
     assert len({handle.id for handle in handles}) == 400
     assert set(jobs_at(url)) == {handle.id for handle in handles}
 

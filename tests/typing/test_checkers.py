@@ -5,12 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
+Checker = Callable[[Path], dict[str, dict[int, str]]]
 RIGHT, WRONG = "user_right.py", "user_wrong.py"
 
 
@@ -54,8 +56,7 @@ def pyright_errors(tmp_path: Path) -> dict[str, dict[int, str]]:
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("checker", [mypy_errors, pyright_errors])
-def test_right_calls_pass_and_wrong_ones_do_not(checker: object, tmp_path: Path) -> None:
-    assert callable(checker)
+def test_right_calls_pass_and_wrong_ones_do_not(checker: Checker, tmp_path: Path) -> None:
     shutil.copy(HERE / RIGHT, tmp_path)
     shutil.copy(HERE / "user_wrong.txt", tmp_path / WRONG)  # no .py here, or the project's own checks would fail
     found = checker(tmp_path)
