@@ -14,8 +14,8 @@ Rules for every verb:
 
 Where a job is, at any moment, is exactly one of: *ready* (in its queue, by priority), *scheduled* (not due yet),
 *held* (claimed, under an epoch), *dead* (kept), gone. In a queue the order is: higher priority first; within one
-priority first in, first out, and a job that comes back (due, released, reclaimed) enters at the front, the earliest
-due first.
+priority first in, first out, and a job that comes back (due, released, reclaimed) enters at the front: of those that
+become due in one step the earliest is first; of those released in one turn, or enqueued when already due, the last.
 """
 
 from collections.abc import Sequence
@@ -81,10 +81,10 @@ class Broker(Protocol):
 
         An outcome counts only while its token is held; otherwise it is refused, and if the token was lost to an
         expired lease the crash is taken back, since the worker is alive. `Again` and `Released` put the job back with
-        the same id; `Dead` with `keep` moves it to the dead. Then come the deliveries that were lost on the way
-        (`claim.resume`), then up to `claim.limit` jobs from the first queues that have any; scheduled jobs that are
-        due count as ready. Each claim gets an epoch higher than every one before it in the namespace. A worker
-        without a lease settles what it still holds and claims nothing.
+        the same id; `Dead` with `keep` moves it to the dead. Then come all deliveries that were lost on the way
+        (`claim.resume`), even beyond the limit, then jobs from the first queues that have any, up to `claim.limit` in
+        all; scheduled jobs that are due count as ready. Each claim gets an epoch higher than every one before it in
+        the namespace. A worker without a lease settles what it still holds and claims nothing.
         """
         ...
 

@@ -112,6 +112,8 @@ def decode_crashes(data: bytes | None) -> tuple[Crash, ...]:
 
 def check_limits(body: bytes | memoryview) -> None:
     """Raise `DecodeError` for JSON nested deeper than `MAX_DEPTH`, before a parser has to recurse into it."""
+    if len(body) <= MAX_DEPTH:
+        return
     data = bytes(body)
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return

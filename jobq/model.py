@@ -176,7 +176,7 @@ class Claim(Struct, frozen=True):
 
     `queues` in the order in which they are to be emptied. `limit` is the most jobs to claim. `suspects` says that one
     suspect may be among them. `resume` is the highest epoch this worker has received: jobs claimed for it under a
-    higher one were lost on the way and are delivered again, first and beyond the limit.
+    higher one were lost on the way and are delivered again, first, and all of them even beyond the limit.
     """
 
     worker: str

@@ -168,7 +168,9 @@ class State:
         return Answer(job.id)
 
     def _ready(self, entry: Entry, *, front: bool) -> None:
-        line = self.lines.setdefault(entry.queue, Line())
+        line = self.lines.get(entry.queue)
+        if line is None:
+            line = self.lines[entry.queue] = Line()
         suspect = len(entry.crashes) >= SUSPECT_AFTER
         ready = line.suspects if suspect else line.by_priority[entry.job.priority]
         (ready.appendleft if front else ready.append)(entry.job.id)

@@ -15,6 +15,7 @@ __all__ = ["Slots"]
 
 _AHEAD: Final = 0.020
 _RATE_WINDOW: Final = 0.25
+_PROBE: Final = 1.0
 
 
 class Slots:
@@ -27,7 +28,10 @@ class Slots:
         self.outcomes: list[Outcome] = []
         self.changed = asyncio.Event()
         self.taken = 0
+        self.reserved = 0
+        """1 while a slot is kept free for a suspect that may be there."""
         self._suspects = 0
+        self._probed = float("-inf")
         self._rate = 0.0
         self._stored = 0
         self._since: float | None = None
@@ -46,9 +50,19 @@ class Slots:
         ahead = min(int(self._rate * _AHEAD), 4 * self.concurrency)
         return max(0, self.concurrency + ahead - (len(self.held) - settling))
 
-    def takes_suspect(self) -> bool:
-        """Whether a job that may have killed workers could start at once, with no other such job beside it."""
-        return not self._suspects and self.taken + len(self.waiting) < self.concurrency
+    def probe(self, now: float, *, backlog: bool) -> bool:
+        """Whether to ask for a suspect, which must start at once, with no other suspect beside it.
+
+        With a `backlog` of jobs that wait for slots there would never be a free one, so now and then one is kept free.
+        """
+        if self._suspects:
+            return False
+        if self.taken < self.concurrency and (self.reserved or not backlog):
+            self._probed = now
+            return True
+        if now - self._probed >= _PROBE:
+            self.reserved = 1
+        return False
 
     def add(self, held: Held) -> None:
         """Take a claimed job."""
@@ -61,7 +75,7 @@ class Slots:
 
     def take(self) -> Held | None:
         """The next job to start, and a slot for it; None if there is none of either."""
-        if self.taken >= self.concurrency or not self.waiting:
+        if not self.waiting or self.taken + self.reserved >= self.concurrency:
             return None
         self.taken += 1
         return self.waiting.popleft()

@@ -8,7 +8,7 @@ from typing import Final
 
 from jobq.broker import Broker
 from jobq.clock import Clock
-from jobq.model import Claim, Outcome, Turn
+from jobq.model import Claim, Delivery, Outcome, Turn
 from jobq.worker.execute import Executor
 from jobq.worker.options import QueueWeight
 from jobq.worker.slots import Slots
@@ -22,6 +22,8 @@ _QUICK: Final = 0.005
 _TOLERATED: Final = 3
 _SPIN_CAP: Final = 0.25
 _SAME_DUE: Final = 0.0005
+_BUSY: Final = 32
+"""Outcomes that wait when a reply arrives; from so many on, the next turn is sent before the reply is unpacked."""
 
 log = logging.getLogger("jobq.worker")
 
@@ -57,6 +59,7 @@ class Turner:
         self.quiet = True
         """Whether no turn is under way, and the last one did not fail: the broker holds nothing that we do not know."""
         self._sending: list[Outcome] = []
+        self._unread: Sequence[Delivery] = ()
         self._repeated = False
         self._resume = 0
         self._hungry = asyncio.Event()
@@ -66,22 +69,34 @@ class Turner:
 
     async def step(self) -> None:
         """Wait until there is a reason for a turn, and make it. After an error the same outcomes are sent again."""
-        if not self._sending:
+        if not self._sending and not self._unread:
             await self._slots.changed.wait()
         self._slots.changed.clear()
         batch = self._take()
         claim = self._claim(len(batch))
         self.quiet = False
         try:
-            turn = await self._broker.turn(batch, claim)
+            turn = await self._exchange(batch, claim)
         except BaseException:
             self._repeated = True
             self._slots.changed.set()
             raise
         self._settled(batch, turn)
         self._receive(turn, claim)
-        self.quiet = True
+        self.quiet = not self._unread
         self.stored.set()
+
+    async def _exchange(self, batch: list[Outcome], claim: Claim) -> Turn:
+        """One round trip; what the last one brought is unpacked while this one is under way."""
+        if not self._unread:
+            return await self._broker.turn(batch, claim)
+        under_way = asyncio.ensure_future(self._broker.turn(batch, claim))
+        try:
+            await asyncio.sleep(0)  # lets it be sent first
+            self._unpack()
+            return await under_way
+        finally:
+            under_way.cancel()  # no more than a formality, unless this step itself was cancelled
 
     async def wake(self) -> None:
         """While there is room and nothing was found, wait for the broker's hint."""
@@ -117,13 +132,10 @@ class Turner:
     def _claim(self, settling: int) -> Claim:
         if not (self.claiming and self.leased.is_set()):
             return Claim(self._worker, resume=self._resume)
-        return Claim(
-            self._worker,
-            self._order(self.paused),
-            self._slots.room(settling),
-            suspects=self._slots.takes_suspect(),
-            resume=self._resume,
-        )
+        slots, unread = self._slots, len(self._unread)
+        suspects = slots.probe(self._clock.monotonic(), backlog=bool(unread or slots.waiting))
+        room = max(slots.room(settling) - unread, int(suspects))
+        return Claim(self._worker, self._order(self.paused), room, suspects=suspects, resume=self._resume)
 
     def _settled(self, batch: list[Outcome], turn: Turn) -> None:
         self._sending = []
@@ -140,24 +152,38 @@ class Turner:
         if not turn.leased and self.leased.is_set():
             self.leased.clear()
             self.on_unleased()
+        if claim.suspects:
+            self._slots.reserved = 0
         if turn.deliveries:
             self._fruitless = 0
-        for delivery in turn.deliveries:
-            self._resume = max(self._resume, delivery.epoch)
-            if delivery.epoch not in self._slots.held:
-                # a slow reply may arrive after the worker stopped, or after its lease may have ended
-                welcome = self.claiming and self.leased.is_set()
-                (self._executor.admit if welcome else self._executor.refuse)(delivery)
-        self._executor.start_waiting()
+            self._resume = max(self._resume, *(delivery.epoch for delivery in turn.deliveries))
+            self._unread = turn.deliveries
+        if len(self._slots.outcomes) < _BUSY or any(delivery.crashes for delivery in turn.deliveries):
+            self._unpack()  # nothing is gained by putting it off; and nobody may die over a suspect that waits
         self._set_due(turn.next_due)
-        if not self.claiming or not self.leased.is_set():
-            return
+        if self.claiming and self.leased.is_set():
+            self._look_again(turn, claim)
+
+    def _unpack(self) -> None:
+        """Take what a turn brought, and start what has a slot."""
+        unread, self._unread = self._unread, ()
+        unknown = [delivery for delivery in unread if delivery.epoch not in self._slots.held]
+        if self.claiming and self.leased.is_set():
+            for delivery in unknown:
+                self._executor.admit(delivery)
+            self._executor.start_waiting()
+        else:  # a slow reply may arrive after the worker stopped, or after its lease may have ended
+            for delivery in reversed(unknown):
+                self._executor.refuse(delivery)
+
+    def _look_again(self, turn: Turn, claim: Claim) -> None:
+        """After a turn that could claim: when to make the next one."""
         if claim.limit and len(turn.deliveries) < claim.limit:
             self._hungry.set()
             if not turn.deliveries and self._slots.empty:
                 # a turn that settled the last suspect has not looked for the next one
                 (self.dry if claim.suspects else self._slots.changed).set()
-        elif claim.limit and self._slots.room(0):
+        elif claim.limit and self._slots.room(0) > len(self._unread):
             # as much as was asked for: there may be more, for the room that is left
             self._slots.changed.set()
 

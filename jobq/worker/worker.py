@@ -264,7 +264,7 @@ class Worker:
         """The lease may end before it can be renewed: stop everything, so that no two workers run one job."""
         self._turner.leased.clear()
         log.error("no heartbeat got through for %.0f s: giving up %d jobs", self.options.lease, len(self._slots.held))
-        for held in list(self._slots.held.values()):
+        for held in reversed(list(self._slots.held.values())):
             self._give_up(held, Cause.LEASE_LOST)
 
     def _give_up(self, held: Held, cause: Cause) -> None:
@@ -285,7 +285,7 @@ class Worker:
         """Stop, in at most grace + 2 seconds, whatever bodies and broker do."""
         self._stopping.set()
         self._turner.claiming = False
-        for held in list(self._slots.held.values()):
+        for held in reversed(list(self._slots.held.values())):  # each goes to the front, so the oldest last
             if held.body is None:
                 self._give_up(held, Cause.SHUTDOWN)
         await self._until_empty_or_grace()

@@ -251,3 +251,25 @@ async def test_a_worker_full_of_innocents_takes_no_suspect_to_wait_beside_them()
             await until(lambda: not state_of(memory).jobs)
             assert worker.running == 0
     assert sorted(started) == ["innocent"] * 30 + ["suspect"]
+
+
+async def test_suspects_have_their_turn_under_a_backlog_that_does_not_end() -> None:
+    app, ran, left = App(), asyncio.Event(), 2
+
+    @app.task
+    async def work(kind: str) -> None:
+        nonlocal left
+        if kind == "suspect":
+            left -= 1
+        if left == 0:
+            ran.set()
+        else:
+            await asyncio.sleep(0.001)
+            await jobq.current().client.perform_many([work.call("innocent")] * 2)
+
+    async with MemoryBroker() as memory, Client(memory) as client:
+        await client.perform_many([work.call("suspect")] * left)  # the second one has to wait for the first
+        await crash(memory, 2)
+        await client.perform_many([work.call("innocent") for _ in range(500)])
+        async with Worker(app, memory, concurrency=2), asyncio.timeout(10):
+            await ran.wait()

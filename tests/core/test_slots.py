@@ -1,0 +1,64 @@
+"""What a worker holds: room, slots, and the free one for a suspect."""
+
+import asyncio
+
+from msgspec import Raw
+
+from jobq.model import Crash, Delivery, Done, Job
+from jobq.worker.held import Held
+from jobq.worker.slots import Slots
+
+
+def held(epoch: int, crashes: int = 0) -> Held:
+    notes = tuple(Crash(n, float(n), "w") for n in range(crashes))
+    return Held(Delivery(Job(id=str(epoch), task="t", body=Raw(b"{}")), epoch, crashes=notes))
+
+
+def filled(concurrency: int, jobs: int) -> Slots:
+    """All slots taken as far as there are jobs, the rest waiting."""
+    slots = Slots(concurrency)
+    for epoch in range(1, jobs + 1):
+        job = held(epoch)
+        slots.add(job)
+        slots.queue(job)
+    while (job := slots.take()) is not None:  # type: ignore[assignment]
+        job.body = asyncio.get_running_loop().create_task(asyncio.sleep(0))
+    return slots
+
+
+async def test_a_slot_is_free_as_soon_as_its_body_has_an_outcome() -> None:
+    slots = filled(2, 3)
+    assert slots.take() is None
+    first = slots.held[1]
+    slots.settle(first, Done("1", 1))
+    assert slots.take() is slots.held[3]
+
+
+async def test_what_is_not_stored_yet_still_counts_against_the_room() -> None:
+    slots = filled(2, 2)
+    slots.settle(slots.held[1], Done("1", 1))
+    assert slots.room(settling=0) == 0
+    assert slots.room(settling=1) == 1
+
+
+async def test_a_suspect_is_asked_for_when_it_could_start_at_once() -> None:
+    slots = filled(2, 1)
+    assert slots.probe(0.0, backlog=False)
+
+
+async def test_no_second_suspect_is_asked_for_while_one_is_held() -> None:
+    slots = Slots(2)
+    slots.add(held(1, crashes=2))
+    assert not slots.probe(0.0, backlog=False)
+
+
+async def test_under_a_lasting_backlog_a_slot_is_kept_free_for_a_suspect_now_and_then() -> None:
+    slots = filled(2, 10)
+    assert not slots.probe(0.0, backlog=True)
+    slots.settle(slots.held[1], Done("1", 1))
+    assert slots.take() is None, "the slot is kept for the suspect that may be there"
+    assert slots.probe(0.1, backlog=True), "and now it can be asked for"
+    slots.reserved = 0
+    assert slots.take() is not None
+    assert not slots.probe(0.2, backlog=True)
+    assert slots.reserved == 0, "not again so soon"
