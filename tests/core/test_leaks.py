@@ -73,6 +73,7 @@ async def test_a_worker_is_freed_when_it_is_forgotten() -> None:
         assert gone() is None
 
 
+@pytest.mark.timeout(240)  # a hundred thousand jobs, perhaps on a busy machine
 @pytest.mark.parametrize("fail", [False, True], ids=["done", "retried"])
 async def test_memory_stays_flat_over_many_jobs(caplog: pytest.LogCaptureFixture, *, fail: bool) -> None:
     caplog.set_level(logging.CRITICAL, "jobq.worker")  # or pytest keeps every line
