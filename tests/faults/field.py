@@ -85,6 +85,10 @@ class Program:
         """What it has said."""
         return self._log.read_text(errors="replace")
 
+    async def listens(self) -> None:
+        """Wait until it obeys signals."""
+        await until(lambda: self.log or self.ended, "a banner")
+
     async def says(self, text: str, seconds: float = PATIENCE) -> None:
         await until(lambda: text in self.log or self.ended, f"{text!r} in the log", seconds)
         assert text in self.log, f"it ended without saying {text!r}:\n{self.log}"
@@ -187,7 +191,7 @@ class Field:
         """Stop all workers; each has to go without an error."""
         living = [program for program in self.programs if program.died is None]
         for program in living:
-            await until(lambda program=program: program.log or program.ended, "it listens to signals")  # type: ignore[misc]
+            await program.listens()
             program.send(signal.SIGTERM)
         for program in living:
             assert await program.exit_code() == 0, program.log

@@ -1,7 +1,7 @@
 """Looking into brokers from outside, without their code, and putting things there that no client would."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -87,7 +87,7 @@ class SqliteStore:
             return db.execute(sql, values).fetchall()
 
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def _open(self) -> Generator[sqlite3.Connection]:
         with closing(sqlite3.connect(self._path, timeout=10, isolation_level=None)) as db:
             yield db
 
@@ -96,7 +96,7 @@ class RedisStore:
     """A namespace."""
 
     def __init__(self, url: str, namespace: str) -> None:
-        self._redis = cast("Any", Redis.from_url(url))
+        self._redis = cast("Any", Redis).from_url(url)
         self._base = f"jobq:{{{namespace}}}:"
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 import re
 import signal
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing, contextmanager
 
 import pytest
@@ -19,7 +19,7 @@ SOON = 3.0
 
 
 @contextmanager
-def locked(field: Field) -> Iterator[None]:
+def locked(field: Field) -> Generator[None]:
     """Nobody else can write to the file."""
     with closing(sqlite3.connect(field.url.removeprefix("sqlite:///"), isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")

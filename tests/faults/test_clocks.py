@@ -5,18 +5,19 @@ import time
 import pytest
 
 from tests.faults.app import flaky, gate, nap, now, order
-from tests.faults.field import LEASE, Field, after, until
+from tests.faults.field import Field, after, until
 from tests.faults.ledger import SECOND
 
 HOUR = 3600.0
 LATE = 1.0
+SHORT = 1.2
 
 
 @pytest.mark.parametrize("skew", [HOUR, -HOUR], ids=["an-hour-ahead", "an-hour-behind"])
 async def test_a_wrong_clock_moves_neither_due_times_nor_leases(on_redis: Field, skew: float) -> None:
     field = on_redis
     client = await field.client()
-    worker = field.worker(skew=skew)
+    worker = field.worker(skew=skew, lease=SHORT, renew=SHORT / 4)
     await field.enqueue(nap, 0)
     await field.started(1, worker.pid)
     field.oracle.tried |= {"delayed"}
@@ -31,7 +32,7 @@ async def test_a_wrong_clock_moves_neither_due_times_nor_leases(on_redis: Field,
     await until(lambda: field.ledger.of(held), "the held job")
     field.open(f"{ordered}.{worker.pid}", "raise")
     field.worker()
-    await after(2 * LEASE)
+    await after(1.5 * SHORT)
     assert len(field.ledger.of(held)) == 1
     field.open("out")
     await field.settled()

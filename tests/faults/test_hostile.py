@@ -1,7 +1,6 @@
 """What strangers write into a broker: each job ends with a reason, and costs nobody else."""
 
 import json
-import os
 import pickle
 import random
 from pathlib import Path
@@ -15,10 +14,10 @@ MEGABYTE = 1 << 20
 
 
 class Loot:
-    """Runs a command when it is unpickled."""
+    """Does something when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, ("touch /tmp/jobq-was-here",)
+        return Path.touch, (Path("/tmp/jobq-was-here"),)
 
 
 def envelope(task: str = "nap", body: object = None, **fields: object) -> bytes:

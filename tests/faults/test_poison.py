@@ -6,10 +6,15 @@ import pytest
 
 from jobq.registry import Task
 from tests.faults.app import crash, leave, nap
-from tests.faults.field import Field, until
+from tests.faults.field import Field, Program, until
 
 INNOCENTS = 20
 RUNS = 3
+
+
+async def over(field: Field, worker: Program) -> None:
+    """Wait until the worker has died, or no job is left."""
+    await until(lambda: worker.ended or not field.store.live(), "an end")
 
 
 def judge(field: Field, killer: str, innocents: list[str]) -> None:
@@ -29,7 +34,7 @@ async def test_a_killer_dies_after_three_runs_and_takes_no_innocent_along(field:
     deaths = 0
     while field.store.live():
         worker = field.worker(concurrency=INNOCENTS + 1)
-        await until(lambda worker=worker: worker.ended or not field.store.live(), "an end")  # type: ignore[misc]
+        await over(field, worker)
         if worker.ended:
             deaths += 1
             field.oracle.killed.add(worker.pid)

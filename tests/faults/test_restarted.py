@@ -70,6 +70,11 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    async def grows(self) -> None:
+        """Wait until more is acknowledged."""
+        acked = len(self.ids("acked"))
+        await until(lambda: len(self.ids("acked")) > acked + 20, "enqueuing goes on")
+
     def ids(self, word: str) -> set[str]:
         if not self.path.exists():
             return set()
@@ -89,9 +94,8 @@ async def test_killing_clients_and_workers_in_the_middle_of_commits_loses_nothin
     for number in range(KILLS):
         crowd, another = ((producers, producer), (workers, field.worker))[number % 2]
         crowd.append(another())
-        seen, acked = len(field.ledger.runs()), len(journal.ids("acked"))
-        await until(lambda seen=seen: len(field.ledger.runs()) > seen + 20, "work goes on")  # type: ignore[misc]
-        await until(lambda acked=acked: len(journal.ids("acked")) > acked + 20, "enqueuing goes on")  # type: ignore[misc]
+        await field.started(len(field.ledger.runs()) + 20)
+        await journal.grows()
         await after(fate.uniform(0, 0.05))
         crowd.pop(0).kill()
     for one in producers:

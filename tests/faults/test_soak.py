@@ -11,7 +11,7 @@ from tests.faults.field import Field, after
 from tests.faults.ledger import SECOND
 
 SEED = int(os.environ.get("JOBQ_SEED", "7"))
-SECONDS = float(os.environ.get("JOBQ_SOAK_SECONDS", "8"))
+SECONDS = float(os.environ.get("JOBQ_SOAK_SECONDS", "6"))
 WORKERS = 10
 JOBS = 2000
 

@@ -14,6 +14,7 @@ from tests.faults.field import Field, Program, after
 from tests.faults.ledger import SECOND
 
 ROUNDS = 20
+STARTING = 3
 SPARE = 2.0
 """Seconds beyond the grace."""
 ECHO = 0.3
@@ -35,14 +36,14 @@ async def test_stopping_at_random_moments_loses_nothing_and_runs_nothing_twice(f
     print(f"JOBQ_SEED={SEED}")
     fate = random.Random(SEED)
     names = list(itertools.chain(*[await field.enqueue(nap, fate.uniform(0.001, 0.1), count=10) for _ in range(150)]))
-    following = field.worker(concurrency=5)
+    following = [field.worker(concurrency=5) for _ in range(STARTING)]
     for number in range(ROUNDS):
-        worker, following = following, field.worker(concurrency=5)
-        await field.started(fate.randrange(1, 40), worker.pid)
+        worker = following.pop(0)
+        following.append(field.worker(concurrency=5))
+        await field.started(fate.randrange(1, 30), worker.pid)
         code = await stop(worker, (signal.SIGTERM, signal.SIGINT)[number % 2], 2 + SPARE)
         assert code == 0, worker.log
         assert all(run.how == "end" for run in field.ledger.by(worker.pid))
-    field.worker(concurrency=50)
     await field.settled()
     runs = field.ledger.runs()
     assert sorted(run.id for run in runs) == sorted(names)

@@ -5,6 +5,8 @@ import os
 import random
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
+from typing import Any, cast
 
 import pytest
 from redis import Redis
@@ -32,6 +34,16 @@ async def proxy(server: Server) -> AsyncIterator[PickyProxy]:
 def wired(make: Make, server: Server, proxy: PickyProxy) -> Field:
     """Everybody goes through the proxy."""
     return make(server.url, proxy.port)
+
+
+def lease_end_of(pid: int, url: str) -> float:
+    """In seconds since the epoch; on the server's clock, which is ours."""
+    with closing(cast("Any", Redis).from_url(url)) as redis:
+        for key in redis.keys("*workers"):
+            for worker, milliseconds in redis.zrange(key, 0, -1, withscores=True):
+                if worker.decode().split("-")[1] == str(pid):
+                    return float(milliseconds) / 1000
+    raise LookupError(pid)
 
 
 def once(field: Field) -> bool:
@@ -73,13 +85,7 @@ async def test_a_worker_that_cannot_renew_cancels_its_bodies_before_its_lease_en
     proxy.blackhole()
     cut_off = now()
     wired.oracle.killed.add(victim.pid)  # as to what it could store; its bodies must not overlap
-    with Redis.from_url(server.url) as redis:
-        (lease_end,) = [
-            score / 1000
-            for key in redis.keys("*workers")
-            for worker, score in redis.zrange(key, 0, -1, withscores=True)
-            if worker.decode().split("-")[1] == str(victim.pid)
-        ]
+    lease_end = lease_end_of(victim.pid, server.url)
     lease_end_here = (lease_end - time.time()) * SECOND + now()
     await until(lambda: {run.how for run in wired.ledger.by(victim.pid)} == {"cancel"}, "cancelled bodies")
     assert max(run.finish or 0 for run in wired.ledger.by(victim.pid)) < lease_end_here

@@ -6,6 +6,9 @@ from tests.faults.app import block, gate, nap, now, order
 from tests.faults.field import LEASE, Field, after
 from tests.faults.ledger import SECOND
 
+SHORT = 1.2
+"""Seconds of a lease that a test waits for, and not only once."""
+
 
 async def test_a_zombie_is_refused_its_bodies_are_cancelled_and_the_newer_run_stands(field: Field) -> None:
     (ordered,) = await field.enqueue(order)
@@ -44,10 +47,10 @@ async def test_a_zombie_is_refused_its_bodies_are_cancelled_and_the_newer_run_st
 
 async def test_a_zombie_that_lost_nothing_goes_on(field: Field) -> None:
     await field.enqueue(gate, "out", count=3)
-    worker = field.worker()
+    worker = field.worker(lease=SHORT, renew=SHORT / 4)
     await field.started(3)
     worker.send(signal.SIGSTOP)
-    await after(1.5 * LEASE)
+    await after(1.5 * SHORT)
     worker.send(signal.SIGCONT)
     field.open("out")
     field.oracle.fenced.add(worker.pid)
@@ -56,9 +59,9 @@ async def test_a_zombie_that_lost_nothing_goes_on(field: Field) -> None:
 
 
 async def test_a_body_that_blocks_the_loop_for_three_leases_runs_once_and_is_named(field: Field) -> None:
-    (name,) = await field.enqueue(block, 3 * LEASE)
+    (name,) = await field.enqueue(block, 3 * SHORT)
     others = await field.enqueue(nap, 0.01, count=20)
-    blocked = field.worker()
+    blocked = field.worker(lease=SHORT, renew=SHORT / 4)
     await blocked.says("has blocked the event loop")
     assert f"job {name} of block" in blocked.log
     field.worker()
