@@ -48,7 +48,7 @@ def main(options: dict[str, Any], *, host: str, skew: float, audit_to: str) -> N
     if host:
         replace(parts, "host_id", lambda: host)
     if skew:
-        replace(SystemClock, "time", lambda *_: time.time() + skew)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+        replace(SystemClock, "time", lambda *_: time.time() + skew)
     if audit_to:
         audit(audit_to)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

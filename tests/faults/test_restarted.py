@@ -3,14 +3,15 @@
 import asyncio
 import os
 import random
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, cast
 
 import pytest
+from redis import Redis
 
 from jobq.errors import BrokerUnavailable
-from tests.faults.app import nap
+from tests.faults.app import in_thread, nap
 from tests.faults.conftest import Make
 from tests.faults.field import Field, Program, after, until
 from tests.servers import Server
@@ -18,6 +19,7 @@ from tests.servers import Server
 SEED = int(os.environ.get("JOBQ_SEED", "7"))
 RESTARTS = 3
 KILLS = 8
+LONG = 60.0
 
 
 class Load:
@@ -62,6 +64,26 @@ async def test_a_restarted_redis_has_lost_nothing_and_everybody_comes_back(
     await field.settled()
     runs = field.ledger.runs()
     assert len(runs) == len({run.id for run in runs}), "a lease outlives a short restart, so nothing runs twice"
+
+
+async def test_jobs_of_a_snapshot_run_again_when_redis_falls_back_to_it(make: Make) -> None:
+    with Server(arguments=("--appendonly", "no")) as server:
+        field = make(server.url)
+        names = await field.enqueue(in_thread, LONG, count=5)
+        with closing(cast("Any", Redis).from_url(server.url)) as redis:
+            redis.save()
+        (forgotten,) = await field.enqueue(in_thread.options(priority=4), LONG)
+        worker = field.worker(concurrency=20)
+        await field.started(6, worker.pid)
+        field.oracle.fenced.add(worker.pid)
+        await asyncio.to_thread(server.kill)
+        server.start()
+        await field.started(11, worker.pid)
+        for name in (*names, forgotten):
+            field.open(name)
+        await field.settled()
+        runs = field.ledger.runs()
+        assert len({run.epoch for run in runs}) == len(runs), "an epoch was used twice"
 
 
 class Journal:
