@@ -25,6 +25,8 @@ local trails_stored = call('HLEN', TRAILS) > 0
 some_crashes = call('HLEN', CRASHES) > 0
 local epoch = tonumber(call('GET', EPOCH) or 0)
 if not epoch then return redis.error_reply('WRONGTYPE ' .. EPOCH .. ' is no number') end
+-- A server that lost its last moments has counted less than its workers have seen; no epoch may be used again.
+if resume > epoch then epoch = resume end
 local latest = tonumber(call('HGET', LATEST, worker) or 0) or 0
 local lease = tonumber(call('ZSCORE', WORKERS, worker) or 0)
 local reply = { lease > now and 1 or 0, -1, 0 }

@@ -44,10 +44,23 @@ async def lease(broker: Broker, seconds: float = 60) -> None:
     await broker.heartbeat(WORKER, [], seconds)
 
 
+_highest = 0
+"""The highest epoch that any test has received."""
+
+
 async def claim(
-    broker: Broker, *outcomes: Outcome, limit: int = 10, queues: Sequence[str] = ("default",), resume: int = 1 << 40
+    broker: Broker,
+    *outcomes: Outcome,
+    limit: int = 10,
+    queues: Sequence[str] = ("default",),
+    resume: int | None = None,
 ) -> Turn:
-    return await broker.turn(outcomes, Claim(WORKER.id, queues, limit, suspects=True, resume=resume))
+    """A turn of a worker that has received everything so far, unless `resume` says otherwise."""
+    global _highest  # noqa: PLW0603 - one worker, one memory
+    seen = _highest if resume is None else resume
+    turn = await broker.turn(outcomes, Claim(WORKER.id, queues, limit, suspects=True, resume=seen))
+    _highest = max([_highest, *(delivery.epoch for delivery in turn.deliveries)])
+    return turn
 
 
 def ids(deliveries: Sequence[Delivery]) -> list[str]:
