@@ -168,6 +168,9 @@ async def test_a_thread_outlives_its_lease_and_its_outcome_is_refused_without_an
             await until(lambda: any("giving up" in record.getMessage() for record in caplog.records))
             broker.faults.down = True
             await until(lambda: next(iter(state_of(memory).leases.values())).end < time.time())
+            await memory.sweep(
+                "elsewhere", 100
+            )  # before the worker is back: had it been quicker, the job were still its own
             broker.faults.down = broker.twin_faults.down = False
             await until(lambda: handle.id not in state_of(memory).jobs or len(runs) > 1)
             go.set()
