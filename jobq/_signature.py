@@ -79,6 +79,10 @@ class Signature:
         self._enough = len(names) if not self._required - set(names) else -1
         self._least = max((i + 1 for i, name in enumerate(names) if name in self._required), default=0)
 
+    def prepare(self) -> None:
+        """Resolve the annotations now. Raises `ConfigError` for one that cannot be decoded from JSON."""
+        self._types if self._loose else self._decoder  # noqa: B018 - both are made at first use
+
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Raise `TypeError`, as the call itself would, unless the arguments fit."""
         try:
@@ -128,6 +132,8 @@ class Signature:
         try:
             check_limits(memoryview(body))
             return self._decode_loose(body) if self._loose else self._decode_typed(body)
+        except ConfigError:
+            raise  # the task is wrong, not this call
         except _WRONG as exc:
             raise DecodeError(f"{self.name}(): {self._explain(exc)}") from None
 

@@ -20,7 +20,7 @@ from jobq.errors import FAR, BrokerError, ConfigError, JobqError, NotAllStored, 
 from jobq.middleware import chain
 from jobq.model import MAX_CHUNK, Answer, Fate, Job
 from jobq.plugins import open_broker
-from jobq.registry import Call, Registry, Task
+from jobq.registry import Call, Registry, Task, check_headers
 
 __all__ = ["Client", "JobHandle"]
 
@@ -158,6 +158,8 @@ class Client:
         answers: list[Answer] = []
 
         async def store(job: Job) -> object:
+            if job.headers:
+                check_headers(job.headers)
             (answer,) = await self._outbox.store((job,))
             answers.append(answer)
             return answer

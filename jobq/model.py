@@ -1,5 +1,7 @@
 """The records that travel between client, broker and worker. All are frozen.
 
+Those that are made for each job are left out of garbage collection (`gc=False`), as they cannot form cycles.
+
 Times are seconds since the epoch, as floats; durations are seconds.
 """
 
@@ -22,7 +24,7 @@ MAX_CHUNK: Final = 1000
 _EMPTY_BODY: Final = Raw(b"{}")
 
 
-class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Job(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One enqueued call of a task. Its JSON form is the envelope on the wire (docs/wire-format.md).
 
     `body` is the call's arguments as JSON, which no broker decodes. Exactly one of `due` (a time on the broker's
@@ -51,7 +53,7 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     body: Raw = _EMPTY_BODY
 
 
-class Failure(Struct, frozen=True, omit_defaults=True):
+class Failure(Struct, frozen=True, gc=False, omit_defaults=True):
     """Why a run ended badly, as text: classes are never rebuilt from it."""
 
     kind: str
@@ -71,7 +73,7 @@ class Happening(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Event(Struct, frozen=True, omit_defaults=True):
+class Event(Struct, frozen=True, gc=False, omit_defaults=True):
     """One line of a job's history."""
 
     at: float
@@ -80,7 +82,7 @@ class Event(Struct, frozen=True, omit_defaults=True):
     detail: str = ""
 
 
-class Trail(Struct, frozen=True, omit_defaults=True):
+class Trail(Struct, frozen=True, gc=False, omit_defaults=True):
     """What a job's runs have left behind; written only when a job is settled, by the worker that held it.
 
     `attempt` counts runs that ended in an error or a timeout. `parked` is when a worker that did not know the task
@@ -96,7 +98,7 @@ class Trail(Struct, frozen=True, omit_defaults=True):
 NO_TRAIL: Final = Trail()
 
 
-class Crash(Struct, frozen=True, array_like=True):
+class Crash(Struct, frozen=True, gc=False, array_like=True):
     """A lease that ran out while the job was held; written by the broker, and taken back if the worker turns up."""
 
     epoch: int
@@ -104,7 +106,7 @@ class Crash(Struct, frozen=True, array_like=True):
     worker: str
 
 
-class Delivery(Struct, frozen=True):
+class Delivery(Struct, frozen=True, gc=False):
     """A claimed job. `(job.id, epoch)` is the token that every write about it must name.
 
     `job.queue` is the queue it was claimed from. `malformed` says why the stored envelope cannot be read; `job` then
@@ -118,14 +120,14 @@ class Delivery(Struct, frozen=True):
     malformed: str | None = None
 
 
-class Token(Struct, frozen=True, array_like=True):
+class Token(Struct, frozen=True, gc=False, array_like=True):
     """Who holds a job: its id and the epoch of the claim."""
 
     id: str
     epoch: int
 
 
-class Done(Struct, frozen=True):
+class Done(Struct, frozen=True, gc=False):
     """The job ran; `result` is kept if the job asked for it."""
 
     id: str
@@ -133,7 +135,7 @@ class Done(Struct, frozen=True):
     result: bytes | None = None
 
 
-class Again(Struct, frozen=True):
+class Again(Struct, frozen=True, gc=False):
     """Run it again after `delay` seconds, in `queue` if one is given."""
 
     id: str
@@ -143,7 +145,7 @@ class Again(Struct, frozen=True):
     queue: str | None = None
 
 
-class Dead(Struct, frozen=True):
+class Dead(Struct, frozen=True, gc=False):
     """It will not run again; `keep` stores it with its trail among the dead."""
 
     id: str
@@ -152,7 +154,7 @@ class Dead(Struct, frozen=True):
     keep: bool = True
 
 
-class Cancelled(Struct, frozen=True):
+class Cancelled(Struct, frozen=True, gc=False):
     """It was stopped on purpose."""
 
     id: str
@@ -160,7 +162,7 @@ class Cancelled(Struct, frozen=True):
     trail: Trail = NO_TRAIL
 
 
-class Released(Struct, frozen=True):
+class Released(Struct, frozen=True, gc=False):
     """It is given back unfinished, to the front of its queue, or after `delay` seconds; no attempt is spent."""
 
     id: str
@@ -200,7 +202,7 @@ class Turn(Struct, frozen=True):
     leased: bool = True
 
 
-class Stamp(Struct, frozen=True):
+class Stamp(Struct, frozen=True, gc=False):
     """Names one call of `enqueue` so that it can be repeated: the client and a number that it counts up."""
 
     client: str
@@ -215,7 +217,7 @@ class Fate(StrEnum):
     REPLACED = "replaced"
 
 
-class Answer(Struct, frozen=True):
+class Answer(Struct, frozen=True, gc=False):
     """`id` is the live job: the new one, or the one that it duplicates."""
 
     id: str
@@ -235,7 +237,7 @@ class WorkerInfo(Struct, frozen=True, omit_defaults=True):
     version: str = ""
 
 
-class Beat(Struct, frozen=True, omit_defaults=True):
+class Beat(Struct, frozen=True, gc=False, omit_defaults=True):
     """A job that the worker holds, and how far it is."""
 
     id: str

@@ -5,7 +5,7 @@ import re
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
+from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast
 
 from msgspec import Raw
 
@@ -35,6 +35,9 @@ R_co = TypeVar("R_co", covariant=True)
 FailureHandler = Callable[[Job, BaseException], Awaitable[object] | object]
 """Called with the job and what it raised; may be async. What it raises itself is logged and ignored."""
 Lifespan = Callable[[], AbstractAsyncContextManager[dict[str, Any]]]
+
+MAX_HEADERS: Final = 8 * 1024
+"""Characters, all names and values together; even escaped they fit into an envelope beside its arguments."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.:<>-]{1,200}")
 _QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -98,10 +101,13 @@ def check_id(job_id: object) -> None:
 
 
 def check_headers(headers: object) -> None:
-    """Raise `ConfigError` unless `headers` is a dict of strings."""
+    """Raise `ConfigError` unless `headers` is a dict of strings of a size that envelopes have room for."""
     if isinstance(headers, dict):
         pairs = cast("dict[object, object]", headers).items()
-        if all(isinstance(name, str) and isinstance(value, str) for name, value in pairs):
+        texts = [text for pair in pairs for text in pair if isinstance(text, str)]
+        if len(texts) == 2 * len(pairs):
+            if (size := sum(map(len, texts))) > MAX_HEADERS:
+                raise ConfigError(f"headers have {size:,} characters, the limit is {MAX_HEADERS:,}")
             return
     raise ConfigError(f"headers is {headers!r}; it is a dict of strings")
 

@@ -28,7 +28,7 @@ _PRAGMAS: Final = (
     "PRAGMA cell_size_check = ON",
     "PRAGMA secure_delete = OFF",
     "PRAGMA temp_store = MEMORY",
-    "PRAGMA cache_size = -16384",
+    "PRAGMA cache_size = -4096",
     f"PRAGMA journal_size_limit = {WAL_LIMIT}",
 )
 _RETRY: Final = 0.002

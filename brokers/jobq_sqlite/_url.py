@@ -15,7 +15,8 @@ _SHAPE = "it is sqlite:///relative/path.db or sqlite:////absolute/path.db"
 class Place:
     """A database file and how to use it.
 
-    `synchronous`: full survives a power cut; normal and off may then lose the last moments, but never the file.
+    `synchronous`: full survives a power cut; normal may then lose the last moments, but never the file;
+    off may damage the file too, and is for jobs that may all be lost.
     `timeout` is for how many seconds a call waits for other writers.
     """
 

@@ -54,6 +54,8 @@ class Executor:
         self._now = now
         self._park_grace = park_grace
         self._limiter = CapacityLimiter(slots.concurrency)
+        for task in registry.tasks.values():
+            task.signature.prepare()
         self._runners = {name: self._runner(task) for name, task in registry.tasks.items()}
         self._handler: Handler | None = chain(registry.middlewares, _innermost) if registry.middlewares else None
         self._create_task = asyncio.get_running_loop().create_task

@@ -5,14 +5,17 @@ import math
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from jobq import App, Client, Handler, Job, errors
 from jobq.clock import SYSTEM_CLOCK
 from jobq.model import Fate
 from jobq.testing import ManualClock
+from jobq.worker import Worker
 from jobq_memory import MemoryBroker
 from tests.core.bench import Faulty, state_of, until
 
@@ -548,3 +551,35 @@ async def test_many_jobs_through_middleware_share_round_trips(faulty: Faulty) ->
     async with Client(faulty) as client:
         await client.perform_many([work.call(n) for n in range(500)])
     assert faulty.faults.calls["enqueue"] <= 3
+
+
+async def test_headers_that_would_not_fit_are_refused_and_nothing_is_stored() -> None:
+    app = App()
+
+    @app.task
+    async def work() -> None: ...
+
+    @app.enqueue_middleware
+    async def stuff(job: Job, call_next: Handler) -> object:
+        return await call_next(msgspec.structs.replace(job, headers={"x": "y" * 10_000}))
+
+    with pytest.raises(errors.ConfigError, match="headers"):
+        work.options(headers={"x": "y" * 10_000})
+    async with MemoryBroker() as broker, Client(broker) as client:
+        with pytest.raises(errors.ConfigError, match="headers"):
+            await client.perform_async(work)
+        assert not state_of(broker).jobs
+
+
+async def test_an_annotation_that_json_cannot_fill_is_told_at_the_call_and_at_a_worker_s_start() -> None:
+    app = App()
+
+    @app.task
+    async def work(when: int | str | Path) -> None: ...
+
+    async with MemoryBroker() as broker, Client(broker) as client:
+        with pytest.raises(errors.ConfigError, match="'when'"):
+            await client.perform_async(work, 1)
+        with pytest.raises(errors.ConfigError, match="'when'"):
+            async with Worker(app, broker):
+                pass
