@@ -6,10 +6,11 @@ A slot is held while a body runs. How much is held in all, with what waits and w
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from typing import Final
 
-from jobq.model import Outcome
-from jobq.worker.held import Held
+from jobq.model import Outcome, Released
+from jobq.worker.held import Cause, Held
 
 __all__ = ["Slots"]
 
@@ -89,6 +90,15 @@ class Slots:
         self.taken -= held.body is not None
         self.outcomes.append(outcome)
         self.changed.set()
+
+    def give_up(self, held: Held, cause: Cause) -> None:
+        """Cancel its body, or give it back if there is none yet."""
+        if held.body is not None:
+            held.cancel(cause)
+            return
+        with suppress(ValueError):
+            self.waiting.remove(held)
+        self.settle(held, Released(held.delivery.job.id, held.epoch))
 
     def stored(self, outcomes: list[Outcome], now: float) -> None:
         """Outcomes are with the broker: their jobs are no longer held."""

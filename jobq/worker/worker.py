@@ -1,7 +1,6 @@
 """The worker: its parts wired together, and the order in which they start and stop."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -15,7 +14,7 @@ from jobq.broker import Broker
 from jobq.client import Client
 from jobq.clock import SYSTEM_CLOCK, Clock
 from jobq.errors import BrokerUnavailable, ConfigError
-from jobq.model import Beat, Orders, Released, Token, WorkerInfo
+from jobq.model import Beat, Orders, Token, WorkerInfo
 from jobq.plugins import open_broker
 from jobq.worker.deadlines import Deadlines
 from jobq.worker.execute import Executor
@@ -24,6 +23,7 @@ from jobq.worker.identity import host_id, new_worker_id
 from jobq.worker.lease import LeaseKeeper
 from jobq.worker.options import WorkerOptions, queues_of
 from jobq.worker.outcomes import Scribe
+from jobq.worker.shutdown import LAST_TURN, Shutdown
 from jobq.worker.slots import Slots
 from jobq.worker.supervise import supervise
 from jobq.worker.sweep import Sweeper
@@ -35,11 +35,6 @@ __all__ = ["Worker"]
 _CONNECT_CAP: Final = 5.0
 _RETRY_CAP: Final = 2.0
 """The most seconds between attempts of a loop that failed: within these a worker is back once its broker is."""
-_YIELD_TIME: Final = 1.0
-"""Seconds that cancelled bodies have to end after the grace."""
-_WEDGED_DELAY: Final = 2.0
-"""Seconds for which a job whose body will not stop is kept back: by then this process is to be gone."""
-_LAST_TURN: Final = 0.5
 
 log = logging.getLogger("jobq.worker")
 
@@ -82,7 +77,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._entered = False
         self._grace = self.options.grace
-        self._hurry = asyncio.Event()
+        self._shutdown: Shutdown | None = None
         self.wedged: tuple[Held, ...] = ()
         """After the end: jobs whose bodies would not stop. Their threads or tasks may still run; end the process."""
 
@@ -134,7 +129,8 @@ class Worker:
         """
         if grace is not None:
             self._grace = min(self._grace, grace)
-            self._hurry.set()
+            if self._shutdown is not None:
+                self._shutdown.hurry(grace)
         self._stopping.set()
 
     @property
@@ -146,11 +142,6 @@ class Worker:
     def held(self) -> tuple[Held, ...]:
         """What it holds now, for a look from any thread."""
         return tuple(self._slots.held.values()) if hasattr(self, "_slots") else ()
-
-    @property
-    def _empty(self) -> bool:
-        """Whether neither this worker nor, in its name, the broker holds any job."""
-        return self._slots.empty and self._turner.quiet
 
     async def _open(self) -> None:
         if self._own:
@@ -265,15 +256,7 @@ class Worker:
         self._turner.leased.clear()
         log.error("no heartbeat got through for %.0f s: giving up %d jobs", self.options.lease, len(self._slots.held))
         for held in reversed(list(self._slots.held.values())):
-            self._give_up(held, Cause.LEASE_LOST)
-
-    def _give_up(self, held: Held, cause: Cause) -> None:
-        if held.body is not None:
-            held.cancel(cause)
-            return
-        with contextlib.suppress(ValueError):
-            self._slots.waiting.remove(held)
-        self._slots.settle(held, Released(held.delivery.job.id, held.epoch))
+            self._slots.give_up(held, Cause.LEASE_LOST)
 
     def _name_of(self, task: "asyncio.Task[object]") -> str:
         for held in list(self._slots.held.values()):
@@ -284,58 +267,11 @@ class Worker:
     async def _end(self) -> None:
         """Stop, in at most grace + 2 seconds, whatever bodies and broker do."""
         self._stopping.set()
-        self._turner.claiming = False
-        for held in reversed(list(self._slots.held.values())):  # each goes to the front, so the oldest last
-            if held.body is None:
-                self._give_up(held, Cause.SHUTDOWN)
-        await self._until_empty_or_grace()
-        await self._cancel_bodies()
-        await self._last_turns()
+        self._shutdown = Shutdown(self._slots, self._turner, self._clock, self._grace)
+        self.wedged = await self._shutdown.run()
         self._keeper.stop()
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
-        await self._keeper.join(_LAST_TURN)
+        await self._keeper.join(LAST_TURN)
         await self._stack.aclose()
-
-    async def _until_empty_or_grace(self) -> None:
-        started = self._clock.monotonic()
-        while not self._empty:
-            self._hurry.clear()
-            left = started + self._grace - self._clock.monotonic()
-            if left <= 0:
-                return
-            self._turner.stored.clear()
-            await self._either(self._turner.stored, self._hurry, left)
-
-    async def _either(self, one: asyncio.Event, other: asyncio.Event, seconds: float) -> None:
-        waits = [asyncio.create_task(self._clock.wait(event, seconds)) for event in (one, other)]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-
-    async def _cancel_bodies(self) -> None:
-        """Cancel what still runs; what does not end within a second is given back with a delay."""
-        running = [held for held in self._slots.held.values() if held.running]
-        for held in running:
-            held.cancel(Cause.SHUTDOWN)
-        until = self._clock.monotonic() + _YIELD_TIME
-        while any(not held.settled for held in running) and (left := until - self._clock.monotonic()) > 0:
-            bodies = [held.body for held in running if held.body is not None and not held.settled]
-            await asyncio.wait(bodies, timeout=min(left, 0.1))
-        self.wedged = tuple(held for held in running if not held.settled)
-        for held in self.wedged:
-            log.error("%r does not stop; it is given back, and this process should end", held)
-            self._slots.settle(held, Released(held.delivery.job.id, held.epoch, _WEDGED_DELAY))
-
-    async def _last_turns(self) -> None:
-        """Store the last outcomes, if the broker is there; else their leases end by themselves."""
-        until = self._clock.monotonic() + _LAST_TURN
-        while not self._empty and (left := until - self._clock.monotonic()) > 0:
-            self._turner.stored.clear()
-            self._turner.look()
-            await self._clock.wait(self._turner.stored, left)
-        if not self._slots.empty:
-            log.error("the broker is away: %d jobs could not be given back and wait for their lease", self.running)
