@@ -60,7 +60,8 @@ class Turner:
         """Whether no turn is under way, and the last one did not fail: the broker holds nothing that we do not know."""
         self._sending: list[Outcome] = []
         self._unread: Sequence[Delivery] = ()
-        self._repeated = False
+        self._tried: frozenset[int] = frozenset()
+        """Epochs of the outcomes in turns that failed: those may have been stored, so that a repeat is refused."""
         self._resume = 0
         self._hungry = asyncio.Event()
         self._fruitless = 0
@@ -78,7 +79,7 @@ class Turner:
         try:
             turn = await self._exchange(batch, claim)
         except BaseException:
-            self._repeated = True
+            self._tried |= {outcome.epoch for outcome in batch}
             self._slots.changed.set()
             raise
         self._settled(batch, turn)
@@ -139,11 +140,9 @@ class Turner:
 
     def _settled(self, batch: list[Outcome], turn: Turn) -> None:
         self._sending = []
-        if turn.refused and not self._repeated:
-            # on a repeat this is how a lost reply looks, and no news
-            ids = ", ".join(token.id for token in turn.refused[:5])
-            log.warning("%d outcomes came too late, their leases were lost: %s", len(turn.refused), ids)
-        self._repeated = False
+        if late := [token.id for token in turn.refused if token.epoch not in self._tried]:
+            log.warning("%d outcomes came too late, their leases were lost: %s", len(late), ", ".join(late[:5]))
+        self._tried = frozenset()
         self._slots.stored(batch, self._clock.monotonic())
         if self._slots.outcomes:
             self._slots.changed.set()

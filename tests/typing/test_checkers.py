@@ -28,7 +28,6 @@ def run(command: list[str]) -> str:
 
 
 def mypy_errors(tmp_path: Path) -> dict[str, dict[int, str]]:
-    pytest.importorskip("mypy")
     config = tmp_path / "mypy.ini"
     config.write_text("[mypy]\nstrict = true\n", encoding="utf-8")
     output = run(
@@ -42,7 +41,6 @@ def mypy_errors(tmp_path: Path) -> dict[str, dict[int, str]]:
 
 
 def pyright_errors(tmp_path: Path) -> dict[str, dict[int, str]]:
-    pytest.importorskip("pyright")
     config = tmp_path / "pyrightconfig.json"
     settings = {"include": ["*.py"], "typeCheckingMode": "strict", "extraPaths": [str(ROOT)]}
     config.write_text(json.dumps(settings), encoding="utf-8")
