@@ -55,7 +55,8 @@ class Worker:
     """
 
     def __init__(self, app: App, broker: Broker | str, *, clock: Clock | None = None, **options: Any) -> None:
-        self.options = WorkerOptions(**{"queues": queues_of(app.registry), **options})
+        options.setdefault("queues", queues_of(app.registry))
+        self.options = WorkerOptions(**options)
         self.app = app
         self._clock = clock or SYSTEM_CLOCK
         self._own = isinstance(broker, str)

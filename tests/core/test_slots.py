@@ -21,8 +21,8 @@ def filled(concurrency: int, jobs: int) -> Slots:
         job = held(epoch)
         slots.add(job)
         slots.queue(job)
-    while (job := slots.take()) is not None:  # type: ignore[assignment]
-        job.body = asyncio.get_running_loop().create_task(asyncio.sleep(0))
+    while (taken := slots.take()) is not None:
+        taken.body = asyncio.get_running_loop().create_task(asyncio.sleep(0))
     return slots
 
 
