@@ -18,7 +18,8 @@ GOOD = b'{"id":"%s","task":"t"}'
 BAD = ["bad trail", "bad crashes", "bad \ufffd name"]
 INSERT = """
 INSERT INTO jobs (n, id, queue, priority, lane, pos, envelope, trail, crashed, crashes)
-VALUES (?1, ?2, 'default', 2, ?3, ?1, ?4, ?5, ?6, ?7)
+SELECT column1, column2, 'default', 2, column3, column1, column4, column5, column6, column7
+FROM (VALUES (?, ?, ?, ?, ?, ?, ?))
 """
 
 
@@ -39,7 +40,7 @@ async def test_garbage_hurts_nobody_else(tmp_path: Path) -> None:
                 (18, "suspect", 5, GOOD % b"suspect", None, 9, b"{"),
             ]
             db.executemany(INSERT, rows)
-            db.execute(INSERT.replace("?2", "CAST(?2 AS TEXT)"), (19, b"bad \xff name", 2, GOOD % b"x", None, 0, None))
+            db.execute(INSERT.replace("column2", "CAST(column2 AS TEXT)"), (19, b"bad \xff name", 2, GOOD % b"x", None, 0, None))
         await put(broker, "last")
         found = await claim(broker)
         await broker.sweep("h", 100)
