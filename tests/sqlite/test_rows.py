@@ -40,7 +40,10 @@ async def test_garbage_hurts_nobody_else(tmp_path: Path) -> None:
                 (18, "suspect", 5, GOOD % b"suspect", None, 9, b"{"),
             ]
             db.executemany(INSERT, rows)
-            db.execute(INSERT.replace("column2", "CAST(column2 AS TEXT)"), (19, b"bad \xff name", 2, GOOD % b"x", None, 0, None))
+            db.execute(
+                INSERT.replace("column2", "CAST(column2 AS TEXT)"),
+                (19, b"bad \xff name", 2, GOOD % b"x", None, 0, None),
+            )
         await put(broker, "last")
         found = await claim(broker)
         await broker.sweep("h", 100)
