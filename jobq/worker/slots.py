@@ -46,8 +46,8 @@ class Slots:
         """How many more to claim in a turn that settles `settling` of those held.
 
         No more than the free slots, plus what the last second's rate would start within 20 ms: enough to keep the
-        slots busy during a round trip, too little to keep from other workers. Measured: to hold more than twice the
-        concurrency costs more, in cold caches and longer turns, than it saves in round trips.
+        slots busy during a round trip, too little to keep from other workers. To hold more than twice the
+        concurrency was measured slower on Redis, and no faster on SQLite (docs/adr/0011).
         """
         ahead = min(int(self._rate * _AHEAD), self.concurrency)
         return max(0, self.concurrency + ahead - (len(self.held) - settling))
