@@ -94,8 +94,11 @@ class Outbox:
             else:
                 for entry in batch:
                     await self._send([entry])
-        except BaseException as exc:  # a bug or a dying loop: no caller may wait for ever
+        except Exception as exc:  # noqa: BLE001 - a broker's bug: these callers are told, and others go on
             _fail(batch, exc)
+        except BaseException as exc:  # the loop is ending: no caller may wait for ever
+            _fail([*batch, *self._pending], exc)
+            self._pending.clear()
             raise
         else:
             _answer(batch, answers)

@@ -583,3 +583,20 @@ async def test_an_annotation_that_json_cannot_fill_is_told_at_the_call_and_at_a_
         with pytest.raises(errors.ConfigError, match="'when'"):
             async with Worker(app, broker):
                 pass
+
+
+async def test_a_broker_that_breaks_leaves_no_later_caller_waiting(
+    client: Client, faulty: Faulty, memory: MemoryBroker
+) -> None:
+    gate = faulty.faults.gates["enqueue"] = asyncio.Event()
+    faulty.faults.fail("enqueue", error=ZeroDivisionError("a bug"))
+    first = asyncio.create_task(client.perform_async(add, 1))
+    await until(lambda: faulty.faults.calls["enqueue"])
+    second = asyncio.create_task(client.perform_async(add, 2))  # it waits for the next round trip
+    await asyncio.sleep(0)
+    gate.set()
+    async with asyncio.timeout(5):
+        results = await asyncio.gather(first, second, return_exceptions=True)
+    assert isinstance(results[0], ZeroDivisionError)
+    assert not isinstance(results[1], BaseException)
+    assert len(state_of(memory).jobs) == 1
