@@ -69,7 +69,8 @@ class SqliteBroker:
             await writer.close()
 
     async def enqueue(self, jobs: Sequence[Job], stamp: Stamp) -> Sequence[Answer]:
-        return await self._open().call(Enqueue(jobs, stamp))
+        writer = self._open()
+        return await writer.call(Enqueue(jobs, stamp, writer.stamps))
 
     async def turn(self, outcomes: Sequence[Outcome], claim: Claim) -> Turn:
         found = await self._open().call(TakeTurn(outcomes, claim))

@@ -9,9 +9,7 @@ from jobq.codec import decode_crashes, encode_crashes
 from jobq.errors import DecodeError
 from jobq.model import Beat, Orders, Swept, Token, WorkerInfo
 from jobq_sqlite._sql import NEW_LANE, Row, Tx, numbers
-from jobq_sqlite._writer import Verb
-
-STAMP_TTL: Final = 3600.0
+from jobq_sqlite._verb import Verb
 
 _HELD: Final = """
 SELECT json_group_array(json_array(v.column1, j.n)) FROM $ROWS AS v
@@ -47,8 +45,6 @@ _HOLDS: Final = "EXISTS (SELECT 1 FROM jobs INDEXED BY held WHERE worker = worke
 _WORKER: Final = "SELECT n FROM workers WHERE id = ?"
 _GOOD_BYE: Final = f"DELETE FROM workers WHERE n = ? AND NOT {_HOLDS}"  # noqa: S608 - a constant
 _GONE: Final = "SELECT n, id FROM workers WHERE id IN (SELECT column1 FROM $ROWS) OR lease_end <= ? ORDER BY n"
-_FORGET_STAMPS: Final = "DELETE FROM stamps WHERE at <= ?"
-_OLD_STAMPS: Final = "SELECT EXISTS (SELECT 1 FROM stamps WHERE at <= ?)"
 _DUE: Final = "SELECT due FROM jobs INDEXED BY scheduled WHERE due IS NOT NULL ORDER BY due LIMIT 1"
 _COUNT_DUE: Final = """
 SELECT count(*) FROM (SELECT 1 FROM jobs INDEXED BY scheduled WHERE due <= ? LIMIT ?)
@@ -120,9 +116,8 @@ class Sweep(Verb[Swept]):
         self.host, self.limit, self.dead = host, limit, dead
 
     def glance(self, tx: Tx) -> bool:
-        (old_stamps,) = tx.ask(_OLD_STAMPS, tx.now - STAMP_TTL)
         next_due = self._next_due(tx)
-        if old_stamps or next_due == 0 or self._gone(tx):
+        if next_due == 0 or self._gone(tx):
             return False
         self.answer = Swept(next_due, peers=self._peers(tx))
         return True
@@ -135,7 +130,6 @@ class Sweep(Verb[Swept]):
         for worker, name in self._gone(tx):
             reclaimed += self._reclaim(tx, worker, name, self.limit - promoted - reclaimed)
             more = tx.do(_GOOD_BYE, worker) == 0 or more
-        tx.do(_FORGET_STAMPS, tx.now - STAMP_TTL)
         self.wakes = promoted + reclaimed > 0
         self.answer = Swept(self._next_due(tx), promoted, reclaimed, more, self._peers(tx))
 

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 Row = tuple[object, ...]
-_MOST_ROWS: Final = 1024
+MOST_ROWS: Final = 1024
 
 NEW_LANE: Final = "CASE WHEN crashed >= 2 THEN 5 ELSE 4 - priority END"
 SUSPECTS: Final = 5
@@ -75,7 +75,7 @@ def one_row(rows: Iterable[Row], sql: str) -> tuple[str, list[object]]:
 
 def _shaped(sql: str, rows: Sequence[Row]) -> Iterator[tuple[str, list[object]]]:
     left = iter(rows)
-    while some := list(islice(left, _MOST_ROWS)):
+    while some := list(islice(left, MOST_ROWS)):
         width = len(some[0])
         count = 1 << (len(some) - 1).bit_length()  # few shapes, so that their statements stay prepared
         flat = list(chain.from_iterable(some))

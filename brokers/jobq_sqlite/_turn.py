@@ -1,21 +1,32 @@
 """Settling and claiming."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import sqlite3
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 
-from jobq.codec import decode_delivery, encode_trail
-from jobq.model import Again, Cancelled, Claim, Dead, Delivery, Done, Outcome, Released, Token, Turn
+from jobq.codec import encode_trail
+from jobq.model import Again, Cancelled, Claim, Dead, Done, Outcome, Released, Token
+from jobq_sqlite._found import Found
 from jobq_sqlite._lease import find_held, promote, take_back
 from jobq_sqlite._sql import NEW_LANE, Row, Tx, numbers, one_row
-from jobq_sqlite._writer import TryAgain, Verb
+from jobq_sqlite._verb import Verb
 
 _PROMOTE: Final = 1000
 """The most due jobs that one turn makes ready: a transaction must not keep others waiting."""
 
+TURNS: Final = (
+    Path(__file__)
+    .with_name("turns.sql")
+    .read_text(encoding="utf-8")
+    .replace("$NEW_LANE", NEW_LANE)
+    .replace("$PROMOTE", str(_PROMOTE))
+)
+"""What a connection must run once before it is used for turns."""
+_TURN: Final = "INSERT INTO turns SELECT * FROM $ROWS WHERE column1 IS NOT NULL"
 _STATE: Final = """
 SELECT (
     SELECT json_group_array(json_array(
@@ -44,66 +55,16 @@ _SUSPECT: Final = (5, 5)
 _LOST_SUSPECTS: Final = """
 SELECT count(*) FROM jobs INDEXED BY held WHERE worker = ? AND epoch > ? AND crashed >= 2
 """
-_FETCH: Final = """
-SELECT CAST(json_group_array(json_array(
-    epoch, id, queue, length(envelope), coalesce(length(trail), -1), coalesce(length(crashes), -1)
-)) AS BLOB), CAST(group_concat(CAST(envelope AS TEXT), '') AS BLOB),
-CAST(coalesce(group_concat(CAST(trail AS TEXT), ''), '') AS BLOB),
-CAST(coalesce(group_concat(CAST(crashes AS TEXT), ''), '') AS BLOB)
-FROM (
-    SELECT epoch, id, queue, CAST(envelope AS BLOB) AS envelope, CAST(trail AS BLOB) AS trail,
-        CAST(crashes AS BLOB) AS crashes
-    FROM jobs INDEXED BY held WHERE worker = ? AND epoch > ? ORDER BY epoch
-)
-"""
 _BURY: Final = """
 INSERT OR REPLACE INTO dead (id, queue, died, envelope, trail, crashes)
 SELECT id, queue, column3, envelope, column2, crashes FROM $ROWS AS v CROSS JOIN jobs ON n = v.column1
 """
 _REMOVE: Final = "DELETE FROM jobs WHERE n IN (SELECT value FROM json_each(?))"
-_REMOVE_HELD: Final = """
-DELETE FROM jobs WHERE n IN (
-    SELECT j.n FROM $ROWS AS v
-    CROSS JOIN jobs AS j INDEXED BY held ON j.epoch = v.column1 AND j.id = v.column2 AND j.worker = ?
-)
-"""
 _PUT_BACK: Final = f"""
 UPDATE jobs SET worker = NULL, epoch = NULL, queue = coalesce(v.column2, queue), trail = coalesce(v.column3, trail),
     due = v.column4, pos = v.column5, lane = {NEW_LANE}
 FROM $ROWS AS v WHERE n = v.column1
 """  # noqa: S608 - a constant
-
-
-_heads = msgspec.json.Decoder(list[tuple[int, str, str, int, int, int]])
-
-
-@dataclass(slots=True)
-class Found:
-    """The answer before it is decoded, which is left to the caller's thread."""
-
-    refused: Sequence[Token] = ()
-    next_due: float | None = None
-    leased: bool = True
-    fetched: tuple[bytes, bytes, bytes, bytes] | None = None
-
-    def turn(self) -> Turn:
-        """The answer."""
-        deliveries = tuple(_deliveries(*self.fetched)) if self.fetched else ()
-        return Turn(deliveries, self.refused, self.next_due, self.leased)
-
-
-def _deliveries(heads: bytes, envelopes: bytes, trails: bytes, crashes: bytes) -> Iterator[Delivery]:
-    read_envelope, read_trail, read_crashes = (BytesIO(piece or b"").read for piece in (envelopes, trails, crashes))
-    # An id that is not UTF-8 must not hide the others.
-    for epoch, name, queue, *sizes in _heads.decode(heads.decode(errors="replace")):
-        yield decode_delivery(
-            name,
-            read_envelope(sizes[0]),
-            epoch=epoch,
-            queue=queue,
-            trail=read_trail(sizes[1]) if sizes[1] >= 0 else None,
-            crashes=read_crashes(sizes[2]) if sizes[2] >= 0 else None,
-        )
 
 
 @dataclass(slots=True)
@@ -150,7 +111,29 @@ class TakeTurn(Verb[Found]):
         super().__init__(weight=len(outcomes) + claim.limit + 1)
         self.outcomes = outcomes
         self.claim = claim
-        self._careful = False
+
+    @classmethod
+    def at_once(cls, tx: Tx, verbs: Sequence[Verb[Any]]) -> bool:
+        return len(verbs) == 1 and all(isinstance(verb, TakeTurn) and verb._plainly(tx) for verb in verbs)
+
+    def _plainly(self, tx: Tx) -> bool:
+        """What nearly always happens: jobs that are held have ended, nothing of them is kept, and others are claimed."""
+        claim = self.claim
+        ended = {outcome.id: outcome.epoch for outcome in self.outcomes if _is_plain_end(outcome)}
+        if len(ended) < len(self.outcomes):
+            return False
+        settled, common = (msgspec.json.encode(ended).decode(), len(ended)), (claim.suspects, claim.resume, tx.now)
+        rows = [
+            (claim.worker, *(("{}", 0) if index else settled), queue, claim.limit, *common)
+            for index, queue in enumerate(claim.queues or ("",))
+        ]
+        try:
+            tx.do_rows(_TURN, rows)
+        except sqlite3.IntegrityError:
+            return False
+        self.answer = Found()
+        self.answer.fetch(tx, claim.worker, claim.resume)
+        return True
 
     def glance(self, tx: Tx) -> bool:
         """An idle worker's turn changes nothing, so it takes no lock."""
@@ -175,8 +158,7 @@ class TakeTurn(Verb[Found]):
         if self.answer.leased and state.offers(self.claim):
             self._claim(tx, state)
             # What it has received may be newer than the file, if that was restored from a backup.
-            received = min(self.claim.resume, state.ticket)
-            self.answer.fetched = tx.db.execute(_FETCH, (state.worker, received)).fetchone()
+            self.answer.fetch(tx, self.claim.worker, min(self.claim.resume, state.ticket))
 
     def _claim(self, tx: Tx, state: _State) -> None:
         left, suspect = self.claim.limit - state.lost, self.claim.suspects
@@ -198,10 +180,6 @@ class TakeTurn(Verb[Found]):
         self.wakes = False
         if not self.outcomes:
             return ()
-        if not self._careful:
-            self._careful = True
-            if worker is not None and all(map(_is_plain_end, self.outcomes)):
-                return self._remove_at_once(tx, worker)
         found = find_held(tx, worker, self.outcomes)
         first = {found[index]: index for index in sorted(found, reverse=True)}  # of equal tokens, the first one counts
         held = {index: n for n, index in first.items()}
@@ -212,13 +190,6 @@ class TakeTurn(Verb[Found]):
         if refused:
             take_back(tx, refused)
         return refused
-
-    def _remove_at_once(self, tx: Tx, worker: int) -> Sequence[Token]:
-        """What nearly always happens: jobs that are held have ended, and nothing of them is kept."""
-        rows: list[Row] = [(outcome.epoch, outcome.id) for outcome in self.outcomes]
-        if tx.do_rows(_REMOVE_HELD, rows, worker) != len(rows):
-            raise TryAgain
-        return ()
 
     def _put_back(self, tx: Tx, settled: Iterable[tuple[int, Outcome]]) -> None:
         returning = [(n, outcome) for n, outcome in settled if isinstance(outcome, Again | Released)]

@@ -3,12 +3,12 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 
 from jobq.clock import Clock
 from jobq.errors import BrokerRefused, BrokerUnavailable, OutcomeUnknown
@@ -16,48 +16,17 @@ from jobq_sqlite._errors import is_busy, primary_code, translate
 from jobq_sqlite._open import WAL_LIMIT, connect, patiently
 from jobq_sqlite._sleepers import sleepers_of
 from jobq_sqlite._sql import Tx
+from jobq_sqlite._stamps import stamps_of
 from jobq_sqlite._thread import Servant, resolve
+from jobq_sqlite._turn import TURNS
 from jobq_sqlite._url import Place
+from jobq_sqlite._verb import Verb
 
 T = TypeVar("T")
 
 _MOST_JOBS: Final = 1000
 """In one transaction, so that other processes get their turn."""
 _IDLE: Final = 1.0
-
-
-class TryAgain(Exception):
-    """A verb's quick way did not fit, so its transaction must be undone; run again, it goes the careful way."""
-
-
-class Verb(Generic[T]):
-    """One call: what to do in a transaction, and then its answer or its failure.
-
-    A verb may be run again after its transaction was rolled back.
-    """
-
-    answer: T
-    wakes = False
-    """Whether there may be more work than before."""
-
-    def __init__(self, weight: int) -> None:
-        self.weight = weight
-        self.failure: BaseException | None = None
-        self.future: asyncio.Future[None] | None = None
-
-    def glance(self, tx: Tx) -> bool:
-        """Answer without a transaction, if nothing has to change. Returns whether it did."""
-        return False
-
-    def run(self, tx: Tx) -> None:
-        """Change the database and set `answer`."""
-        raise NotImplementedError
-
-    @classmethod
-    def run_all(cls, tx: Tx, verbs: "Sequence[Verb[Any]]") -> None:
-        """Run all the waiting verbs of one kind."""
-        for verb in verbs:
-            verb.run(tx)
 
 
 AnyVerb = Verb[Any]
@@ -120,7 +89,9 @@ class Writer:
         try:
             self.place = replace(self.place, path=self.place.path.resolve())
             self.sleepers = sleepers_of(self.place.path)
+            self.stamps = stamps_of(self.place.path)
             db = connect(self.place)
+            db.executescript(TURNS)
         except BaseException as exc:  # noqa: BLE001 - raised where the broker is entered
             self._servant.post(resolve, self._opened, exc)
             return
@@ -170,8 +141,6 @@ class Writer:
     def _serve(self, db: sqlite3.Connection, batch: Sequence[AnyVerb]) -> None:
         try:
             patiently(lambda: self._attempt(db, batch), self.place.timeout)
-        except TryAgain:
-            self._serve(db, batch)
         except Exception as exc:  # noqa: BLE001 - the callers' business
             everybody = isinstance(exc, OutcomeUnknown) or (isinstance(exc, sqlite3.Error) and is_busy(exc))
             if everybody or len(batch) == 1:
@@ -189,25 +158,33 @@ class Writer:
                 verb.failure = exc
 
     def _attempt(self, db: sqlite3.Connection, batch: Sequence[AnyVerb]) -> None:
-        look = Tx(db, self._clock.time())
-        writing = [verb for verb in batch if not verb.glance(look)]
+        tx = Tx(db, self._clock.time())
+        writing = [verb for verb in batch if not verb.glance(tx)]
         if not writing:
             return
+        kinds = {kind: [verb for verb in writing if type(verb) is kind] for kind in map(type, writing)}
+        if not (len(kinds) == 1 and self._storing(lambda: type(writing[0]).at_once(tx, writing))):
+            self._transact(db, kinds)
+        for verb in writing:
+            verb.stored()
+        self._dirty = True
+
+    def _transact(self, db: sqlite3.Connection, kinds: Mapping[type[AnyVerb], Sequence[AnyVerb]]) -> None:
         db.execute("BEGIN IMMEDIATE")
         try:
             tx = Tx(db, self._clock.time())
-            for kind in dict.fromkeys(verb.run_all for verb in writing):
-                kind(tx, [verb for verb in writing if verb.run_all == kind])
-            self._commit(db)
+            for kind, verbs in kinds.items():
+                if len(kinds) == 1 or not kind.at_once(tx, verbs):
+                    kind.run_all(tx, verbs)
+            self._storing(lambda: db.execute("COMMIT"))
         finally:
             if db.in_transaction:
                 with suppress(sqlite3.Error):
                     db.execute("ROLLBACK")
-        self._dirty = True
 
-    def _commit(self, db: sqlite3.Connection) -> None:
+    def _storing(self, act: Callable[[], T]) -> T:
         try:
-            db.execute("COMMIT")
+            return act()
         except sqlite3.OperationalError as exc:
             if primary_code(exc) != sqlite3.SQLITE_IOERR:
                 raise

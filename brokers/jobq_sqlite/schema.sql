@@ -44,14 +44,6 @@ CREATE TABLE workers (
     info BLOB NOT NULL
 );
 
--- The last enqueue of each client; `duplicates` are the indexes of jobs that were not stored, if any.
-CREATE TABLE stamps (
-    client TEXT PRIMARY KEY,
-    number INTEGER NOT NULL,
-    at REAL NOT NULL,
-    duplicates BLOB
-) WITHOUT ROWID;
-
 -- Epochs and places come from one counter, which never goes back.
 CREATE TABLE meta (
     one INTEGER PRIMARY KEY CHECK (one = 1),

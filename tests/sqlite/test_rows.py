@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jobq.model import Claim, Dead, Trail
-from jobq_sqlite import SqliteBroker, _enqueue, _lease, _turn, _watch
+from jobq.model import Claim, Dead, Done, Trail
+from jobq_sqlite import SqliteBroker, _enqueue, _found, _lease, _turn, _watch
 from jobq_sqlite._open import connect
 from jobq_sqlite._sql import Tx, one_row
 from jobq_sqlite._turn import TakeTurn
@@ -115,14 +115,13 @@ def plan_of(db: sqlite3.Connection, sql: str) -> list[str]:
         (_turn._STATE, "INDEX held (worker=? AND epoch>?)"),
         (_turn._CLAIM, "INDEX ready (queue=? AND lane>? AND lane<?)"),
         (_turn._CLAIM, "PRIMARY KEY (rowid=?)"),
-        (_turn._FETCH, "INDEX held (worker=? AND epoch>?)"),
+        (_found._FETCH, "INDEX held (worker=? AND epoch>?)"),
         (_turn._LOST_SUSPECTS, "INDEX held (worker=? AND epoch>?)"),
         (_turn._REMOVE, "PRIMARY KEY (rowid=?)"),
-        (_turn._REMOVE_HELD, "INDEX held (worker=? AND epoch=?)"),
         (_turn._PUT_BACK, "PRIMARY KEY (rowid=?)"),
         (_turn._BURY, "PRIMARY KEY (rowid=?)"),
         (_enqueue._LIVE, "INDEX sqlite_autoindex_jobs_1 (id=?)"),
-        (_enqueue._STAMPS, "PRIMARY KEY (client=?)"),
+        (_enqueue._INSERT_NEW, "INDEX sqlite_autoindex_dead_1 (id=?)"),
         (_enqueue._FORGET_DEAD, "INDEX sqlite_autoindex_dead_1 (id=?)"),
         (_lease._HELD, "INDEX held (worker=? AND epoch=?)"),
         (_lease._CRASHED, "INDEX sqlite_autoindex_jobs_1 (id=?)"),
@@ -156,12 +155,26 @@ def steps_of(db: sqlite3.Connection, act: Callable[[], object]) -> int:
     return steps
 
 
-def test_a_claim_costs_the_same_whatever_waits(tmp_path: Path) -> None:
+def plain_turn(tx: Tx, verb: TakeTurn) -> None:
+    assert TakeTurn.at_once(tx, [verb])
+
+
+@pytest.mark.parametrize("take", [plain_turn, lambda tx, verb: TakeTurn.run_all(tx, [verb])])
+def test_a_turn_costs_the_same_whatever_waits(tmp_path: Path, take: Callable[[Tx, TakeTurn], None]) -> None:
     db = connect(Place(tmp_path / "jobs.db", "off"))
+    db.executescript(_turn.TURNS)
     db.execute("INSERT INTO workers (id, host, lease_end, info) VALUES ('w', 'h', 1e12, '')")
+    received, outcomes = 0, list[Done]()
 
     def cost() -> int:
-        return steps_of(db, lambda: TakeTurn((), Claim("w", ("other", "default"), 100, resume=1 << 60)).run(Tx(db, 0)))
+        nonlocal received, outcomes
+        verb = TakeTurn(outcomes, Claim("w", ("other", "default"), 100, resume=received))
+        steps = steps_of(db, lambda: take(Tx(db, 0), verb))
+        found = verb.answer.turn()
+        assert (len(found.deliveries), len(found.refused), found.next_due) == (100, 0, due)
+        outcomes = list(map(done, found.deliveries))
+        received = max(delivery.epoch for delivery in found.deliveries)
+        return steps
 
     def fill(upto: int, due: object) -> None:
         db.execute(
@@ -172,10 +185,13 @@ def test_a_claim_costs_the_same_whatever_waits(tmp_path: Path) -> None:
             (upto, due),
         )
 
-    fill(1000, None)
+    due = None
+    fill(1000, due)
+    cost()
     few = cost()
-    fill(50_000, None)
-    fill(100_000, 1e12)
+    fill(50_000, due)
+    due = 1e12
+    fill(100_000, due)
     many = cost()
     db.close()
     assert few > 0

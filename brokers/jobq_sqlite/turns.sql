@@ -1,0 +1,45 @@
+-- What a turn nearly always does, as one statement and so as one transaction: every further step would be another
+-- moment in which the writer's thread has to get Python's lock back from a busy event loop.
+-- One row for each queue, in order; the outcomes, {id: epoch} of jobs that have ended, are in the first row.
+-- What it cannot do it refuses, and nothing has changed.
+
+CREATE TEMP VIEW turns (worker, outcomes, settled, queue, most, suspects, resume, now)
+AS SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
+
+CREATE TEMP TRIGGER take_turn INSTEAD OF INSERT ON turns BEGIN
+    DELETE FROM jobs WHERE n IN (
+        SELECT j.n FROM json_each(NEW.outcomes) AS v
+        CROSS JOIN jobs AS j INDEXED BY held ON j.epoch = v.value AND j.id = v.key
+            AND j.worker = (SELECT n FROM workers WHERE id = NEW.worker)
+    );
+    SELECT RAISE(ABORT, 'not a plain turn')
+    WHERE changes() <> NEW.settled
+        OR NOT EXISTS (SELECT 1 FROM workers WHERE id = NEW.worker AND lease_end > NEW.now)
+        OR NEW.resume > (SELECT ticket FROM meta);
+
+    UPDATE jobs SET due = NULL, pos = -((SELECT ticket FROM meta) + s.k), lane = $NEW_LANE FROM (
+        SELECT n AS m, row_number() OVER (ORDER BY due DESC, pos DESC) AS k FROM (
+            SELECT n, due, pos FROM jobs INDEXED BY scheduled WHERE due <= NEW.now ORDER BY due, pos LIMIT $PROMOTE
+        )
+    ) AS s WHERE n = s.m;
+    UPDATE meta SET ticket = ticket + changes() WHERE changes() > 0;
+
+    SELECT RAISE(ABORT, 'not a plain turn')
+    WHERE NEW.suspects AND EXISTS (
+        SELECT 1 FROM jobs INDEXED BY ready WHERE queue = NEW.queue AND lane = 5 AND due IS NULL AND epoch IS NULL
+    );
+
+    UPDATE jobs SET worker = (SELECT n FROM workers WHERE id = NEW.worker), epoch = (SELECT ticket FROM meta) + s.k
+    FROM (
+        SELECT n AS m, row_number() OVER (ORDER BY lane, pos) AS k FROM (
+            SELECT n, lane, pos FROM jobs INDEXED BY ready
+            WHERE queue = NEW.queue AND lane < 5 AND due IS NULL AND epoch IS NULL
+            ORDER BY lane, pos
+            LIMIT max(0, NEW.most - (
+                SELECT count(*) FROM jobs INDEXED BY held
+                WHERE worker = (SELECT n FROM workers WHERE id = NEW.worker) AND epoch > NEW.resume
+            ))
+        )
+    ) AS s WHERE n = s.m;
+    UPDATE meta SET ticket = ticket + changes() WHERE changes() > 0;
+END;
