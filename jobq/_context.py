@@ -1,9 +1,9 @@
 """What a running job knows about itself."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextvars import ContextVar
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jobq.errors import NoCurrentJob
 from jobq.model import Job
@@ -11,27 +11,16 @@ from jobq.model import Job
 if TYPE_CHECKING:
     from jobq.client import Client
 
-__all__ = ["CurrentJob", "current", "current_job"]
+__all__ = ["CurrentJob", "Running", "current", "running"]
 
 
 class CurrentJob:
     """The job that runs here. Get it with `jobq.current()`."""
 
-    __slots__ = ("_cancelled", "attempt", "client", "epoch", "job", "progress_made", "run", "state")
+    __slots__ = ("_cancelled", "attempt", "client", "epoch", "job", "progress_made", "state")
 
-    def __init__(
-        self,
-        job: Job,
-        *,
-        epoch: int,
-        attempt: int,
-        client: "Client",
-        state: dict[str, Any],
-        run: Callable[[], Awaitable[object]],
-    ) -> None:
+    def __init__(self, job: Job, *, epoch: int, attempt: int, client: "Client", state: dict[str, Any]) -> None:
         self.job = job
-        self.run = run
-        """Calls the task with its arguments; the innermost handler does."""
         self.epoch = epoch
         """The fencing token of this run: grows with every claim, so that an outside system can refuse a stale one."""
         self.attempt = attempt
@@ -87,13 +76,26 @@ class CurrentJob:
         self._cancelled = Event()
 
 
-current_job: ContextVar[CurrentJob] = ContextVar("jobq.current")
+class Running(Protocol):
+    """A job that a worker runs."""
+
+    @property
+    def current(self) -> CurrentJob:
+        """What it knows about itself; made when somebody asks, for most bodies never do."""
+        ...
+
+    def run(self) -> Awaitable[object]:
+        """Call the task with its arguments; the innermost handler does."""
+        ...
+
+
+running: ContextVar[Running] = ContextVar("jobq.running")
 
 
 def current() -> CurrentJob:
     """The job that is running here. Raises `NoCurrentJob` outside a job."""
     try:
-        return current_job.get()
+        return running.get().current
     except LookupError:
         raise NoCurrentJob(
             "jobq.current() was called outside a job; it works in a task and in worker middleware"

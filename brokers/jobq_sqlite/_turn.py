@@ -114,10 +114,10 @@ class TakeTurn(Verb[Found]):
 
     @classmethod
     def at_once(cls, tx: Tx, verbs: Sequence[Verb[Any]]) -> bool:
-        return len(verbs) == 1 and all(isinstance(verb, TakeTurn) and verb._plainly(tx) for verb in verbs)
+        return len(verbs) == 1 and all(isinstance(verb, TakeTurn) and verb.take_plainly(tx) for verb in verbs)
 
-    def _plainly(self, tx: Tx) -> bool:
-        """What nearly always happens: jobs that are held have ended, nothing of them is kept, and others are claimed."""
+    def take_plainly(self, tx: Tx) -> bool:
+        """What turns nearly always are: jobs that are held have ended, none of them is kept, others are claimed."""
         claim = self.claim
         ended = {outcome.id: outcome.epoch for outcome in self.outcomes if _is_plain_end(outcome)}
         if len(ended) < len(self.outcomes):

@@ -29,7 +29,7 @@ class Verb(Generic[T]):
         return False
 
     @classmethod
-    def at_once(cls, tx: Tx, verbs: "Sequence[Verb[Any]]") -> bool:
+    def at_once(cls, tx: Tx, verbs: "Sequence[Verb[Any]]") -> bool:  # noqa: ARG003 - for those that can
         """Do what all the waiting verbs of this kind nearly always need, by a single statement, if it is that.
 
         The statement is the transaction, unless there is one already. Returns whether it was done; if not, nothing

@@ -10,14 +10,14 @@ from typing import Any, Final
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from jobq._context import CurrentJob, current_job
+from jobq._context import running
 from jobq.client import Client
 from jobq.errors import DecodeError, JobAborted, JobPoisonous, JobTimeout, TaskUnknown, Verdict
 from jobq.middleware import Handler, chain
 from jobq.model import Again, Cancelled, Dead, Delivery, Done, Job, Outcome, Released
 from jobq.registry import AsyncTask, FailureHandler, Registry, Task, TaskOptions
 from jobq.worker.deadlines import Deadlines
-from jobq.worker.held import Cause, Held
+from jobq.worker.held import Cause, Held, Surroundings
 from jobq.worker.outcomes import Scribe, failure_of, short
 from jobq.worker.slots import Slots
 
@@ -49,8 +49,7 @@ class Executor:
         self._slots = slots
         self._deadlines = deadlines
         self._scribe = scribe
-        self._client = client
-        self._state = state
+        self._surroundings = Surroundings(client, state)
         self._now = now
         self._park_grace = park_grace
         self._limiter = CapacityLimiter(slots.concurrency)
@@ -62,7 +61,7 @@ class Executor:
 
     def admit(self, delivery: Delivery) -> None:
         """Take a claimed job: it will wait for a slot, or it has its outcome already."""
-        held = Held(delivery)
+        held = Held(delivery, self._surroundings)
         self._slots.add(held)
         task = self._tasks.get(delivery.job.task)
         if delivery.malformed is not None:
@@ -77,7 +76,7 @@ class Executor:
 
     def refuse(self, delivery: Delivery) -> None:
         """Give a job back that was claimed before, and arrived after, the worker stopped claiming."""
-        held = Held(delivery)
+        held = Held(delivery, self._surroundings)
         self._slots.add(held)
         self._slots.settle(held, Released(delivery.job.id, delivery.epoch))
 
@@ -89,31 +88,22 @@ class Executor:
                 self._deadlines.add(held)
 
     def _prepare(self, held: Held, task: Task[..., Any]) -> None:
-        delivery = held.delivery
         try:
-            args, kwargs = task.signature.decode(delivery.job.body)
+            args, kwargs = task.signature.decode(held.delivery.job.body)
         except DecodeError as exc:
             self._bury(held, exc, task)
             return
         held.timeout = task.config.timeout
-        held.current = CurrentJob(
-            delivery.job,
-            epoch=delivery.epoch,
-            attempt=delivery.trail.attempt + 1,
-            client=self._client,
-            state=self._state,
-            run=partial(self._runners[task.name], *args, **kwargs),
-        )
+        held.prepare(self._runners[task.name], args, kwargs)
         self._slots.queue(held)
 
     async def _run(self, held: Held) -> None:
-        assert held.current is not None
         held.started = True
-        current_job.set(held.current)
+        running.set(held)
         delivery = held.delivery
         try:
             if self._handler is None:
-                await held.current.run()
+                await held.run()
             else:
                 await self._handler(delivery.job)
         except BaseException as exc:  # noqa: BLE001 - sys.exit() in a body ends the job, not the worker
@@ -216,7 +206,7 @@ class Executor:
 
     async def _run_in_thread(self, function: Callable[..., object], *args: object, **kwargs: object) -> object:
         """Run a plain function in a thread. The slot and the lease stay with it until it returns, come what may."""
-        current = current_job.get()
+        current = running.get().current
         current.in_thread()
         call = anyio.to_thread.run_sync(_run_apart, partial(function, *args, **kwargs), limiter=self._limiter)
         thread = self._create_task(call)
@@ -242,4 +232,4 @@ def _run_apart(call: Callable[[], object]) -> tuple[object, BaseException | None
 
 
 async def _innermost(_: Job) -> object:
-    return await current_job.get().run()
+    return await running.get().run()

@@ -1,12 +1,16 @@
 """A job in this worker's hands, from claim to stored outcome."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any
 
 from jobq._context import CurrentJob
+from jobq.client import Client
 from jobq.model import SUSPECT_AFTER, Delivery
 
-__all__ = ["Cause", "Held"]
+__all__ = ["Cause", "Held", "Surroundings"]
 
 
 class Cause(Enum):
@@ -18,13 +22,25 @@ class Cause(Enum):
     LEASE_LOST = auto()
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all jobs of a worker share."""
+
+    client: Client
+    state: dict[str, Any]
+
+
 class Held:
     """One claimed job. Its epoch is unique in the namespace, so it is the key everywhere in the worker."""
 
     __slots__ = (
+        "_args",
+        "_current",
+        "_function",
+        "_kwargs",
+        "_surroundings",
         "body",
         "cause",
-        "current",
         "deadline",
         "delivery",
         "epoch",
@@ -34,17 +50,46 @@ class Held:
         "timeout",
     )
 
-    def __init__(self, delivery: Delivery) -> None:
+    def __init__(self, delivery: Delivery, surroundings: Surroundings) -> None:
         self.delivery = delivery
+        self._surroundings = surroundings
+        self._current: CurrentJob | None = None
         self.epoch = delivery.epoch
         self.suspect = len(delivery.crashes) >= SUSPECT_AFTER
-        self.current: CurrentJob | None = None
         self.body: asyncio.Task[None] | None = None
         self.timeout: float | None = None
         self.deadline: float | None = None
         self.cause: Cause | None = None
         self.started = False
         self.settled = False
+
+    def prepare(
+        self, function: Callable[..., Awaitable[object]], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Say what `run` is to call."""
+        self._function, self._args, self._kwargs = function, args, kwargs
+
+    def run(self) -> Awaitable[object]:
+        """Call the task with its arguments."""
+        return self._function(*self._args, **self._kwargs)
+
+    @property
+    def current(self) -> CurrentJob:
+        """What the body may know."""
+        if self._current is None:
+            self._current = CurrentJob(
+                self.delivery.job,
+                epoch=self.epoch,
+                attempt=self.delivery.trail.attempt + 1,
+                client=self._surroundings.client,
+                state=self._surroundings.state,
+            )
+        return self._current
+
+    @property
+    def progress(self) -> float | None:
+        """How far its body says it is."""
+        return None if self._current is None else self._current.progress_made
 
     @property
     def running(self) -> bool:
@@ -60,8 +105,8 @@ class Held:
             asyncio.get_running_loop().call_soon(self.cancel, cause)
             return
         self.cause = self.cause or cause
-        if self.current is not None:
-            self.current.cancel()
+        if self._current is not None:
+            self._current.cancel()
         self.body.cancel()
 
     def __repr__(self) -> str:

@@ -221,10 +221,7 @@ class Worker:
 
     def _beats(self) -> Sequence[Beat]:
         """What is held, for the lease thread: copying a dict's values is one step under the GIL."""
-        return [
-            Beat(held.delivery.job.id, held.epoch, None if held.current is None else held.current.progress_made)
-            for held in list(self._slots.held.values())
-        ]
+        return [Beat(held.delivery.job.id, held.epoch, held.progress) for held in list(self._slots.held.values())]
 
     def _obey(self, orders: Orders) -> None:
         """Act on a heartbeat's answer."""

@@ -4,14 +4,17 @@ import asyncio
 
 from msgspec import Raw
 
+from jobq import Client
 from jobq.model import Crash, Delivery, Done, Job
-from jobq.worker.held import Held
+from jobq.worker.held import Held, Surroundings
 from jobq.worker.slots import Slots
+from jobq_memory import MemoryBroker
 
 
 def held(epoch: int, crashes: int = 0) -> Held:
     notes = tuple(Crash(n, float(n), "w") for n in range(crashes))
-    return Held(Delivery(Job(id=str(epoch), task="t", body=Raw(b"{}")), epoch, crashes=notes))
+    delivery = Delivery(Job(id=str(epoch), task="t", body=Raw(b"{}")), epoch, crashes=notes)
+    return Held(delivery, Surroundings(Client(MemoryBroker()), {}))
 
 
 def filled(concurrency: int, jobs: int) -> Slots:

@@ -6,10 +6,12 @@ import random
 
 import pytest
 
-from jobq import App, Retry, Snooze, testing
+from jobq import App, Client, Retry, Snooze, testing
+from jobq.model import Delivery, Job
 from jobq.testing import JobState, ManualClock
 from jobq.worker.deadlines import Deadlines
-from jobq.worker.held import Cause, Held
+from jobq.worker.held import Cause, Held, Surroundings
+from jobq_memory import MemoryBroker
 from tests.core.bench import until
 
 NO_RETRY = Retry(max_retries=0)
@@ -192,9 +194,8 @@ async def test_timeouts_that_were_reached_are_logged_with_the_job(caplog: pytest
 
 async def test_a_cancellation_before_the_first_step_still_ends_in_an_outcome() -> None:
     """A task that is cancelled before it ran would otherwise vanish without one."""
-    from jobq.model import Delivery, Job  # noqa: PLC0415
-
-    held, log = Held(Delivery(Job(id="j", task="t"), 1)), list[str]()
+    delivery = Delivery(Job(id="j", task="t"), 1)
+    held, log = Held(delivery, Surroundings(Client(MemoryBroker()), {})), list[str]()
 
     async def body() -> None:
         held.started = True
@@ -212,8 +213,6 @@ async def test_a_cancellation_before_the_first_step_still_ends_in_an_outcome() -
 
 
 async def test_deadlines_sleep_until_the_earliest_even_when_it_came_last() -> None:
-    from jobq.model import Delivery, Job  # noqa: PLC0415
-
     clock = ManualClock()
     deadlines = Deadlines(clock)
     cancelled = list[str]()
@@ -228,7 +227,8 @@ async def test_deadlines_sleep_until_the_earliest_even_when_it_came_last() -> No
 
     task = asyncio.create_task(loop())
     await clock.run(1)
-    probes = {name: Probe(Delivery(Job(id=name, task="t"), n)) for n, name in enumerate("abc")}
+    around = Surroundings(Client(MemoryBroker()), {})
+    probes = {name: Probe(Delivery(Job(id=name, task="t"), n), around) for n, name in enumerate("abc")}
     for name, seconds in (("a", 10.0), ("b", 3.0), ("c", 5.0)):
         probes[name].timeout = seconds
         deadlines.add(probes[name])

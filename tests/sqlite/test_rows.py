@@ -159,7 +159,11 @@ def plain_turn(tx: Tx, verb: TakeTurn) -> None:
     assert TakeTurn.at_once(tx, [verb])
 
 
-@pytest.mark.parametrize("take", [plain_turn, lambda tx, verb: TakeTurn.run_all(tx, [verb])])
+def careful_turn(tx: Tx, verb: TakeTurn) -> None:
+    TakeTurn.run_all(tx, [verb])
+
+
+@pytest.mark.parametrize("take", [plain_turn, careful_turn])
 def test_a_turn_costs_the_same_whatever_waits(tmp_path: Path, take: Callable[[Tx, TakeTurn], None]) -> None:
     db = connect(Place(tmp_path / "jobs.db", "off"))
     db.executescript(_turn.TURNS)
