@@ -29,13 +29,26 @@ if not epoch then return redis.error_reply('WRONGTYPE ' .. EPOCH .. ' is no numb
 if resume > epoch then epoch = resume end
 local latest = tonumber(call('HGET', LATEST, worker) or 0) or 0
 local lease = tonumber(call('ZSCORE', WORKERS, worker) or 0)
-local reply = { lease > now and 1 or 0, -1, 0 }
+local reply, size = { lease > now and 1 or 0, -1, 0 }, 3
 
 local function add(value)
-  reply[#reply + 1] = value
+  size = size + 1
+  reply[size] = value
 end
 
 -- Outcomes ----------------------------------------------------------------------------------------------------------
+
+-- What nearly always happens: all are held, each is named once, and nothing is left of them.
+local function all_ended(n, ids, epochs)
+  if find(kinds, '[^DX]') then return false end
+  local seen = {}
+  for i = 1, n do
+    local epoch = ARGV[at + n + i]
+    if epochs[i] ~= epoch or seen[epoch] then return false end
+    seen[epoch] = true
+  end
+  return true
+end
 
 -- Splits the outcomes: the ids that this worker holds under the epoch named, and what is to be done about them.
 local function sift(n)
@@ -43,6 +56,7 @@ local function sift(n)
   local ids = slice(at + 1, n)
   tolerant('HLEN', held) -- if it is of a wrong type, nothing is held
   local epochs = read(held, ids)
+  if all_ended(n, ids, epochs) then return ids, ids, moves end
   for i, id in ipairs(ids) do
     local kind = sub(kinds, i, i)
     if epochs[i] ~= ARGV[at + n + i] or taken[id] then
@@ -59,7 +73,7 @@ local function sift(n)
     end
     extra = extra + EXTRAS[kind]
   end
-  reply[3] = #reply - 3
+  reply[3] = size - 3
   return mine, ended, moves
 end
 
@@ -115,8 +129,8 @@ local suspects = ARGV[4] == '1'
 
 -- What this worker claimed and never received: everything above the highest epoch that it has seen.
 local function redeliver()
-  local count_at, lost = #reply + 1, {}
   add(0)
+  local count_at, lost = size, {}
   if latest <= resume then return 0 end
   local all = tolerant('HGETALL', held)
   for i = 1, #all, 2 do
@@ -169,22 +183,21 @@ local function take(want)
 end
 
 local function claim(ids)
-  local blobs, held_now, fresh = read(JOBS, ids), {}, {}
-  add(epoch + 1)
-  local count_at = #reply + 1
-  add(0)
-  for i, id in ipairs(ids) do
-    if blobs[i] then -- else it is gone: cancelled or deleted
-      epoch = epoch + 1
-      held_now[#held_now + 1] = id
-      held_now[#held_now + 1] = epoch
-      fresh[#fresh + 1] = id
-      add(id)
-      add(blobs[i])
+  local blobs, held_now, fresh, count, top = read(JOBS, ids), {}, {}, 0, size + 2
+  reply[top - 1] = epoch + 1
+  for i = 1, #ids do
+    local blob = blobs[i]
+    if blob then -- else it is gone: cancelled or deleted
+      local id = ids[i]
+      count, epoch = count + 1, epoch + 1
+      fresh[count] = id
+      held_now[2 * count - 1], held_now[2 * count] = id, epoch
+      reply[top + 2 * count - 1], reply[top + 2 * count] = id, blob
     end
   end
-  reply[count_at] = #fresh
-  if #fresh == 0 then return end
+  reply[top] = count
+  size = top + 2 * count
+  if count == 0 then return end
   call('SET', EPOCH, string.format('%.0f', epoch))
   call('HSET', LATEST, worker, epoch)
   write('HSET', held, held_now)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
 from jobq.clock import Clock
 from jobq.errors import BrokerRefused, BrokerUnavailable, OutcomeUnknown
-from jobq_sqlite._calls import Calls, Empty
 from jobq_sqlite._errors import is_busy, primary_code, translate
 from jobq_sqlite._open import WAL_LIMIT, connect, patiently
 from jobq_sqlite._sleepers import sleepers_of
@@ -26,7 +26,6 @@ T = TypeVar("T")
 
 _MOST_JOBS: Final = 1000
 """In one transaction, so that other processes get their turn."""
-_HEAVY: Final = 32
 _IDLE: Final = 1.0
 
 
@@ -43,7 +42,7 @@ class Writer:
         self.place = place
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._calls = Calls[AnyVerb | None]()
+        self._calls = SimpleQueue[AnyVerb | None]()
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._closing = False
         self._dirty = False
@@ -64,7 +63,7 @@ class Writer:
         self.check()
         future: asyncio.Future[None] = self._loop.create_future()
         verb.future = future
-        self._calls.put(verb, heavy=verb.weight >= _HEAVY)
+        self._calls.put(verb)
         await future
         return verb.answer
 
@@ -117,7 +116,7 @@ class Writer:
             if weight >= _MOST_JOBS:
                 break
             try:
-                verb = self._calls.get_now()
+                verb = self._calls.get_nowait()
             except Empty:
                 break
         else:
@@ -127,7 +126,7 @@ class Writer:
     def _first(self, db: sqlite3.Connection) -> AnyVerb | None:
         while True:
             try:
-                return self._calls.get(_IDLE if self._dirty else None)
+                return self._calls.get(timeout=_IDLE if self._dirty else None)
             except Empty:
                 self._dirty = not self._shrink_log(db)
 

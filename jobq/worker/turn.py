@@ -25,6 +25,8 @@ _SAME_DUE: Final = 0.0005
 _BUSY: Final = 32
 """Outcomes that wait when a reply arrives; from so many on, the next turn is sent before the reply is unpacked."""
 
+import os
+PIECE = int(os.environ.get("PIECE","1000"))
 log = logging.getLogger("jobq.worker")
 
 
@@ -93,8 +95,9 @@ class Turner:
             return await self._broker.turn(batch, claim)
         under_way = asyncio.ensure_future(self._broker.turn(batch, claim))
         try:
-            await asyncio.sleep(0)  # lets it be sent first
-            self._unpack()
+            while self._unread:
+                await asyncio.sleep(0)  # lets it be sent first, and bodies start that have been unpacked
+                self._unpack(PIECE)
             return await under_way
         finally:
             under_way.cancel()  # no more than a formality, unless this step itself was cancelled
@@ -163,9 +166,9 @@ class Turner:
         if self.claiming and self.leased.is_set():
             self._look_again(turn, claim)
 
-    def _unpack(self) -> None:
-        """Take what a turn brought, and start what has a slot."""
-        unread, self._unread = self._unread, ()
+    def _unpack(self, most: int = BATCH) -> None:
+        """Take what a turn brought, or the first part of it, and start what has a slot."""
+        unread, self._unread = self._unread[:most], self._unread[most:]
         unknown = [delivery for delivery in unread if delivery.epoch not in self._slots.held]
         if self.claiming and self.leased.is_set():
             for delivery in unknown:
