@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -28,6 +29,10 @@ from jobq.model import (
 from jobq.testing import ManualClock
 from jobq_memory import MemoryBroker
 from jobq_sqlite import SqliteBroker
+from jobq_sqlite._enqueue import Enqueue
+from jobq_sqlite._sql import Tx
+from jobq_sqlite._turn import TakeTurn
+from jobq_sqlite._verb import Verb
 
 QUEUES = ("default", "other", "third")
 WORKERS = tuple(WorkerInfo(id=f"w{number}", host=f"h{number % 2}") for number in range(3))
@@ -135,6 +140,41 @@ class Pair:
 
 @pytest.mark.parametrize("seed", range(25))
 async def test_both_brokers_answer_the_same(tmp_path: Path, seed: int) -> None:
+    await compare(tmp_path, seed)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("verb", [Enqueue, TakeTurn])
+async def test_the_careful_way_answers_the_same(
+    tmp_path: Path, seed: int, verb: type[Verb[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = list[bool]()
+
+    def never(tx: Tx, verbs: Sequence[Verb[Any]]) -> bool:
+        taken.append(False)
+        return False
+
+    monkeypatch.setattr(verb, "at_once", never)
+    await compare(tmp_path, seed)
+    assert taken
+
+
+@pytest.mark.parametrize("verb", [Enqueue, TakeTurn])
+async def test_a_single_statement_is_often_enough(
+    tmp_path: Path, verb: type[Verb[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick, taken = verb.at_once, list[bool]()
+
+    def counted(tx: Tx, verbs: Sequence[Verb[Any]]) -> bool:
+        taken.append(quick(tx, verbs))
+        return taken[-1]
+
+    monkeypatch.setattr(verb, "at_once", counted)
+    await compare(tmp_path, 0)
+    assert set(taken) == {True, False}
+
+
+async def compare(tmp_path: Path, seed: int) -> None:
     clock = ManualClock()
     url = f"sqlite:///{tmp_path}/jobs.db?synchronous=off"
     async with MemoryBroker(clock=clock) as model, SqliteBroker(url, clock=clock) as broker:
