@@ -14,11 +14,12 @@ from jobq.errors import BrokerError, BrokerRefused
 from jobq.model import Answer, Beat, Claim, Job, Orders, Outcome, Stamp, Swept, Token, Turn, WorkerInfo
 from jobq_redis import _boot, _records, _scripts
 from jobq_redis._errors import answered
-from jobq_redis._lines import Lines, Reply, Route
+from jobq_redis._lines import Lines, Route
 from jobq_redis._records import Arg, pack
 from jobq_redis._scripts import Script
 from jobq_redis._url import parse
 from jobq_redis._wakes import BLOCK, Wakes
+from jobq_redis._wire import Reply
 
 
 class RedisBroker:

@@ -1,12 +1,11 @@
-"""Connections that are kept, with one command at a time on each.
+"""Connections that are kept.
 
-redis-py's client, made for everything, costs twice what the command itself does, and its pool does not tell a command
-that was never sent from one whose reply was lost. So this holds redis-py's connections directly.
+redis-py's pool does not tell a command that was never sent from one whose reply was lost.
 """
 
 import asyncio
 from contextlib import suppress
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 from redis.asyncio.connection import UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
@@ -17,20 +16,10 @@ from redis.exceptions import ClusterDownError, MovedError, ReadOnlyError, RedisE
 from jobq.errors import BrokerUnavailable
 from jobq_redis._errors import lost, unreachable
 from jobq_redis._url import Target
+from jobq_redis._wire import Connection, Reply, Wire
 
-Reply = Any
 _REDIRECTS: Final = 5
 _MOST: Final = 8
-
-
-class Line(Protocol):
-    """The part of redis-py's connection that is used."""
-
-    async def connect(self) -> None: ...
-    async def disconnect(self, nowait: bool = False) -> None: ...  # noqa: FBT001, FBT002 - redis-py's signature
-    async def can_read(self) -> bool: ...
-    async def send_packed_command(self, command: bytes, check_health: bool = True) -> None: ...  # noqa: FBT001, FBT002
-    async def read_response(self) -> Reply: ...
 
 
 class Route:
@@ -46,8 +35,8 @@ class Route:
         self._masters: Any = None
         self._addresses = list(target.addresses)
 
-    async def connect(self) -> Line:
-        """A connected line, to the first address that answers. Raises redis-py's exceptions."""
+    async def connect(self) -> Wire:
+        """A connection to the first address that answers. Raises redis-py's exceptions."""
         if self._target.kind == "sentinel":
             return await self._connected(self._to_master(), self._target.connect_timeout)
         if self._target.kind == "unix":
@@ -69,26 +58,26 @@ class Route:
         if self._sentinel is not None:
             await self._sentinel.aclose()
 
-    async def _connected(self, line: Line, seconds: float) -> Line:
+    async def _connected(self, connection: Connection, seconds: float) -> Wire:
         try:
             async with asyncio.timeout(seconds):
-                await line.connect()
+                await connection.connect()
+                wire = Wire(connection)
                 if len(self._addresses) > 1:  # the kernel accepts connections also for a process that has stopped
-                    await line.send_packed_command(b"PING\r\n", check_health=False)
                     with suppress(ResponseError):
-                        await line.read_response()
+                        await wire.exchange(b"PING\r\n", seconds)
         except BaseException:
-            await line.disconnect(nowait=True)
+            await connection.disconnect(nowait=True)
             raise
-        return line
+        return wire
 
-    def _direct(self, address: tuple[str, int]) -> Line:
+    def _direct(self, address: tuple[str, int]) -> Connection:
         return self._made(self._target.connection, host=address[0], port=address[1])
 
-    def _made(self, connection: Any, **address: Any) -> Line:
-        return cast("Line", connection(**address, **self._options))
+    def _made(self, connection: Any, **address: Any) -> Connection:
+        return cast("Connection", connection(**address, **self._options))
 
-    def _to_master(self) -> Line:
+    def _to_master(self) -> Connection:
         if self._sentinel is None:
             tls = {"ssl": True} if self._target.tls else {}
             own = {name: value for name, value in self._options.items() if name.startswith("ssl_")}
@@ -97,17 +86,17 @@ class Route:
             sentinel, masters = cast("Any", Sentinel), cast("Any", SentinelConnectionPool)
             self._sentinel = sentinel(self._target.addresses, sentinel_kwargs=own | tls | self._target.sentinel_options)
             self._masters = masters(self._target.service, self._sentinel, **tls, **self._options)
-        return cast("Line", self._masters.make_connection())
+        return cast("Connection", self._masters.make_connection())
 
 
 class Lines:
-    """A few lines on one event loop, opened when needed."""
+    """A few connections on one event loop, opened when needed."""
 
     def __init__(self, route: Route, url: str, reply_timeout: float) -> None:
         self._route = route
         self._url = url
         self._timeout = reply_timeout
-        self._idle: list[Line] = []
+        self._idle: list[Wire] = []
         self._slots = asyncio.Semaphore(_MOST)
         self._closed = False
 
@@ -118,14 +107,14 @@ class Lines:
         """The reply to a packed command.
 
         An error reply is raised as redis-py's `ResponseError`, everything else as a `BrokerError`. When the caller is
-        cancelled, the server still executes what it has received, and the line is closed, since nobody reads its reply:
-        no task is needed to shield a script, which is one atomic step over there and may be repeated.
+        cancelled, the server still executes what it has received, and the connection is closed, since nobody reads the
+        reply: no task is needed to shield a script, which is one atomic step over there and may be repeated.
         """
         async with self._slots:
             for _ in range(_REDIRECTS):
-                line = await self._take()
+                wire = await self._take()
                 try:
-                    return await self._exchange(line, command)
+                    return await self._exchange(wire, command)
                 except MovedError as exc:
                     self._route.moved(*cast("Any", exc).node_addr)
         raise BrokerUnavailable(f"the cluster at {self._url} does not agree on who serves this namespace")
@@ -135,46 +124,45 @@ class Lines:
         self._closed = True
         await self._drop_idle()
 
-    async def _take(self) -> Line:
+    async def _take(self) -> Wire:
         if self._closed:
             raise BrokerUnavailable(f"this broker on {self._url} was closed")
         while self._idle:
-            line = self._idle.pop()
-            if not await line.can_read():  # else the server has closed it meanwhile
-                return line
-            await line.disconnect(nowait=True)
+            wire = self._idle.pop()
+            if wire.clean:  # else the server has closed it meanwhile
+                return wire
+            await wire.aclose()
         try:
             return await self._route.connect()
         except (RedisError, OSError) as exc:
             raise unreachable(exc, self._url) from exc
 
-    async def _exchange(self, line: Line, command: bytes) -> Reply:
+    async def _exchange(self, wire: Wire, command: bytes) -> Reply:
         try:
-            async with asyncio.timeout(self._timeout):
-                await line.send_packed_command(command, check_health=False)
-                reply = await line.read_response()
+            reply = await wire.exchange(command, self._timeout)
         except (ReadOnlyError, ClusterDownError, MovedError):  # somebody else is in charge now
-            self._idle.append(line)
+            self._idle.append(wire)
             await self._drop_idle()
             raise
         except ResponseError:
-            await self._keep(line)
+            await self._keep(wire)
             raise
         except (RedisError, OSError) as exc:
-            await line.disconnect(nowait=True)
+            await wire.aclose()
             raise lost(exc, self._url) from exc
         except BaseException:
-            await line.disconnect(nowait=True)
+            await wire.aclose()
             raise
-        await self._keep(line)
+        await self._keep(wire)
         return reply
 
     async def _drop_idle(self) -> None:
         idle, self._idle = self._idle, []
-        await asyncio.gather(*(line.disconnect() for line in idle), return_exceptions=True)
+        for wire in idle:
+            await wire.aclose()
 
-    async def _keep(self, line: Line) -> None:
+    async def _keep(self, wire: Wire) -> None:
         if self._closed:
-            await line.disconnect(nowait=True)
+            await wire.aclose()
         else:
-            self._idle.append(line)
+            self._idle.append(wire)

@@ -27,7 +27,7 @@ from jobq.model import (
     Token,
     Turn,
 )
-from jobq_redis._lines import Reply
+from jobq_redis._wire import Reply
 
 Arg = bytes | str | int
 _pack: Final = cast("Any", hiredis).pack_command  # whose annotation says a tuple of one

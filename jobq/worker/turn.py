@@ -25,8 +25,8 @@ _SAME_DUE: Final = 0.0005
 _BUSY: Final = 32
 """Outcomes that wait when a reply arrives; from so many on, the next turn is sent before the reply is unpacked."""
 
-import os
-PIECE = int(os.environ.get("PIECE","1000"))
+
+PIECE: Final = 1000
 log = logging.getLogger("jobq.worker")
 
 

@@ -28,7 +28,7 @@ def test_clients_that_have_been_quiet_for_long_are_forgotten(monkeypatch: pytest
         stamps.remember(Stamp(client, 1), frozenset())
     stamps.remember(Stamp("a", 2), frozenset({0}))
     stamps.remember(Stamp("d", 1), frozenset())
-    assert stamps.known(Stamp("a", 2)) == {0}
+    assert stamps.known(Stamp("a", 2)) == frozenset({0})
     assert stamps.known(Stamp("a", 1)) == frozenset()
     assert stamps.known(Stamp("b", 1)) is None
     assert stamps.known(Stamp("c", 1)) == frozenset()
