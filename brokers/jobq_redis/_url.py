@@ -25,7 +25,7 @@ _SENTINEL_PORT: Final = 26379
 _DAY: Final = 86400
 
 # What may be in a URL. redis-py's others would change what the broker relies on: encodings, retries, health checks.
-_ANYWHERE: Final = frozenset({"db", "username", "password", "client_name", "socket_read_size"})
+_ANYWHERE: Final = frozenset({"db", "username", "password", "client_name"})
 _TCP: Final = frozenset({"socket_keepalive"})
 _UNIX: Final = frozenset({"path"})
 _TLS: Final = frozenset(
