@@ -268,9 +268,9 @@ async def test_progress_is_in_the_next_heartbeat() -> None:
             other = super().twin()
             original = other.heartbeat
 
-            async def heartbeat(worker: Any, some: Any, lease: float) -> Any:
+            async def heartbeat(worker: Any, some: Any, lease: float, resume: int = 0) -> Any:
                 beats.extend(beat.progress for beat in some)
-                return await original(worker, some, lease)
+                return await original(worker, some, lease, resume)
 
             setattr(other, "heartbeat", heartbeat)  # noqa: B010 - both checkers accept it
             return other
