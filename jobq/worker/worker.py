@@ -17,6 +17,7 @@ from jobq.errors import BrokerUnavailable, ConfigError
 from jobq.model import Beat, Orders, Token, WorkerInfo
 from jobq.plugins import open_broker
 from jobq.worker.deadlines import Deadlines
+from jobq.worker.doorbell import Doorbell
 from jobq.worker.execute import Executor
 from jobq.worker.held import Cause, Held
 from jobq.worker.identity import host_id, new_worker_id
@@ -167,7 +168,11 @@ class Worker:
         self._turner = Turner(
             self.broker, self.id, options.weights, slots=self._slots, executor=self._executor, clock=self._clock
         )
-        self._sweeper = Sweeper(self.broker, self.info, self._clock, interval=options.sweep, look=self._turner.look)
+        bell = Doorbell(self.id)
+        self._stack.callback(bell.close)
+        self._sweeper = Sweeper(
+            self.broker, self.info, self._clock, bell, interval=options.sweep, look=self._turner.look
+        )
         self._keeper = self._lease_keeper()
         self._turner.on_unleased = self._keeper.beat_now
 
@@ -249,6 +254,7 @@ class Worker:
         if orders.quiet:
             self._turner.claiming = False
         if not self._turner.leased.is_set():
+            self._sweeper.registered.set()  # first, so that the neighbours know of us before we hold anything
             self._turner.leased.set()
             self._turner.look()
 
