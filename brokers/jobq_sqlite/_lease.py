@@ -124,7 +124,7 @@ class Heartbeat(Verb[Orders]):
         """Put back what the worker has received and does not name, and say how many."""
         if tx.do(_CATCH_UP, self.resume, self.resume):
             # The file was restored from a backup, and what was claimed since has low epochs too: it may be on its way
-            # to the worker. By the next heartbeat it has arrived, and is named.
+            # to the worker. By the next heartbeat it has arrived, unless the worker's loop is blocked, and is named.
             return 0
         named = msgspec.json.encode([beat.id for beat in self.beats]).decode()
         returned = tx.do(_RETURN, worker, self.resume, named)
