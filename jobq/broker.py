@@ -84,7 +84,8 @@ class Broker(Protocol):
         the same id; `Dead` with `keep` moves it to the dead. Then come all deliveries that were lost on the way
         (`claim.resume`), even beyond the limit, then jobs from the first queues that have any, up to `claim.limit` in
         all; scheduled jobs that are due count as ready. Each claim gets an epoch higher than every one before it in
-        the namespace. A worker without a lease settles what it still holds and claims nothing.
+        the namespace and higher than `claim.resume`: a broker that has lost its last moments has counted less than its
+        workers have seen. A worker without a lease settles what it still holds and claims nothing.
         """
         ...
 
@@ -95,11 +96,18 @@ class Broker(Protocol):
         """
         ...
 
-    async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float) -> Orders:
+    async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float, resume: int = 0) -> Orders:
         """Give `worker` a lease of `lease` seconds from now, whether it had one or not, and say what changed.
 
         Crashes that were charged to it for the tokens in `beats` are taken back. A lease of 0 says good-bye: the
         worker is forgotten, and what it still holds is reclaimed by the next sweep.
+
+        `resume` is the highest epoch that the worker had received when it began to write `beats` down, which name
+        every job that it may still hold. A job that the broker has as held by it at or below that epoch, and that is
+        not named (under whatever epoch, since its body may still run), was settled in a moment that the broker has
+        lost: in a crash, a failover, or the restoring of a backup. Such jobs are put back to the front of their
+        queues, the one claimed first foremost, with no crash and with the trail they have; sleeping workers are woken.
+        Since later claims have higher epochs, a late or repeated heartbeat puts none of those back.
         """
         ...
 

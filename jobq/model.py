@@ -250,7 +250,7 @@ class Orders(Struct, frozen=True):
 
     `now` is the broker's time. `lost` are beats whose token this worker no longer holds. `cancel` are held jobs that
     somebody ordered to be cancelled. `paused` are queues that are not to be claimed from; `quiet` asks the worker to
-    claim nothing at all.
+    claim nothing at all. `returned` is how many jobs were put back because the worker knows nothing of them any more.
     """
 
     now: float
@@ -258,6 +258,7 @@ class Orders(Struct, frozen=True):
     cancel: Sequence[Token] = ()
     paused: Sequence[str] = ()
     quiet: bool = False
+    returned: int = 0
 
 
 class Swept(Struct, frozen=True):

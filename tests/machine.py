@@ -128,13 +128,13 @@ class Machine(RuleBasedStateMachine):
             outcome = self.outcome(kind[0], token, delay, queue)
             self.take_turn(worker, [outcome], Claim(worker.id, resume=self.received[worker.id]))
 
-    @rule(who=workers, chosen=picks, lease=st.sampled_from([10, 30, 30, 0]))
-    def heartbeat(self, *, who: int, chosen: Picks, lease: int) -> None:
+    @rule(who=workers, chosen=picks, lease=st.sampled_from([10, 30, 30, 0]), received=st.none() | st.integers(0, 3))
+    def heartbeat(self, *, who: int, chosen: Picks, lease: int, received: int | None) -> None:
         worker = self.worker(who)
         beats = [Beat(token.id, token.epoch) for token in dict.fromkeys(self.pick(worker, chosen))]
         if lease == 0:
             self.sweep_the_ended()
-        self.world.heartbeat(worker, beats, lease and lease + self.moment())
+        self.world.heartbeat(worker, beats, lease and lease + self.moment(), self.resume(worker, received))
 
     @rule(limit=st.sampled_from([FAR, 1, 2]), dead=st.none() | workers, host=st.sampled_from(["h0", "h1"]))
     def sweep(self, *, limit: int, dead: int | None, host: str) -> None:
@@ -223,6 +223,13 @@ class Machine(RuleBasedStateMachine):
         held = [token for token in self.tokens if self.holds(worker, token)]
         found = [((own and held) or self.tokens, index) for own, index in chosen]
         return [source[-1 - index % len(source)] for source, index in found if source]
+
+    def resume(self, worker: WorkerInfo, received: int | None) -> int:
+        """What this worker has received, or had when so many fewer jobs were claimed; None says nothing of it."""
+        if received is None:
+            return 0
+        epochs = [0, *(token.epoch for token in self.tokens if token.epoch <= self.received[worker.id])]
+        return epochs[max(-1 - received, -len(epochs))]
 
     def holds(self, worker: WorkerInfo, token: Token) -> bool:
         lease = self.world.model.leases.get(worker.id)

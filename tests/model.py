@@ -61,12 +61,13 @@ class World:
         assert turn.leased == expected.leased
         return expected
 
-    def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float) -> Orders:
-        expected = self.model.heartbeat(worker, beats, lease, self.now)
+    def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float, resume: int = 0) -> Orders:
+        expected = self.model.heartbeat(worker, beats, lease, resume, self.now)
         real_beats = [replace(beat, epoch=self._to_real(beat.epoch)) for beat in beats]
-        orders = self._run(self._broker.heartbeat(worker, real_beats, lease))
+        orders = self._run(self._broker.heartbeat(worker, real_beats, lease, self._to_real(resume)))
         assert near(orders.now, expected.now)
         assert set(self._tokens(orders.lost)) == set(expected.lost)
+        assert orders.returned == expected.returned
         assert (list(orders.cancel), list(orders.paused), orders.quiet) == ([], [], False)
         return expected
 

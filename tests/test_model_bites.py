@@ -1,6 +1,6 @@
 """A test of the test: break a promise in a copy of the model, and the machine finds it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import pytest
 from hypothesis import Phase
@@ -79,13 +79,27 @@ class NoFront(State):
 class NoRenewal(State):
     """Gives a lease once and never renews it."""
 
-    def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float, now: float) -> Orders:
+    def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float, resume: int, now: float) -> Orders:
         before = self.leases.get(worker.id)
         end = before.end if before and lease else None
-        orders = super().heartbeat(worker, beats, lease, now)
+        orders = super().heartbeat(worker, beats, lease, resume, now)
         if end is not None:
             self.leases[worker.id].end = end
         return orders
+
+
+class NoReconciling(State):
+    """Keeps for a worker what that has settled long ago."""
+
+    def _reconcile(self, lease: Lease, named: Collection[str], resume: int) -> int:  # noqa: ARG002
+        return 0
+
+
+class ReconcilesAll(State):
+    """Puts back what is still on its way to the worker."""
+
+    def _reconcile(self, lease: Lease, named: Collection[str], resume: int) -> int:
+        return super()._reconcile(lease, named, resume and 1 << 60)
 
 
 class NoLimit(State):
@@ -95,7 +109,20 @@ class NoLimit(State):
         return super().sweep(host, 1 << 30, dead, now)
 
 
-BROKEN = [NoFence, NoOwner, NoStamps, NoResume, Early, NoCrashes, NoTakingBack, NoFront, NoRenewal, NoLimit]
+BROKEN = [
+    NoFence,
+    NoOwner,
+    NoStamps,
+    NoResume,
+    Early,
+    NoCrashes,
+    NoTakingBack,
+    NoFront,
+    NoRenewal,
+    NoReconciling,
+    ReconcilesAll,
+    NoLimit,
+]
 
 
 @pytest.mark.parametrize("broken", BROKEN)

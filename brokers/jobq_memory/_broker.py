@@ -97,9 +97,12 @@ class MemoryBroker:
         finally:
             shared.sleepers.discard(sleeper)
 
-    async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float) -> Orders:
+    async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float, resume: int = 0) -> Orders:
         with self._shared.lock:
-            return self._shared.state.heartbeat(worker, beats, lease, self._clock.time())
+            orders = self._shared.state.heartbeat(worker, beats, lease, resume, self._clock.time())
+        if orders.returned:
+            self._shared.wake()
+        return orders
 
     async def sweep(self, host: str, limit: int, dead: Sequence[str] = ()) -> Swept:
         with self._shared.lock:

@@ -2,7 +2,7 @@
 
 from bisect import insort
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -111,28 +111,30 @@ class State:
         refused = [Token(o.id, o.epoch) for o in outcomes if not self._settle(o, lease, now)]
         if lease is None or lease.end <= now:
             return Turn(refused=refused, next_due=self.next_due(now), leased=False)
+        self.epoch = max(self.epoch, claim.resume)
         lost = [self._deliver(e) for e in lease.held.values() if e.epoch is not None and e.epoch > claim.resume]
         lost.sort(key=lambda delivery: delivery.epoch)
         suspects = claim.suspects and not any(len(delivery.crashes) >= SUSPECT_AFTER for delivery in lost)
         fresh = self._claim(claim.queues, lease, max(0, claim.limit - len(lost)), suspects=suspects)
         return Turn([*lost, *fresh], refused, self.next_due(now))
 
-    def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float, now: float) -> Orders:
+    def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float, resume: int, now: float) -> Orders:
         mine = self.leases.setdefault(worker.id, Lease(worker, now))
         mine.info, mine.end = worker, now + lease
+        returned = self._reconcile(mine, {beat.id for beat in beats}, resume)
         lost = [Token(b.id, b.epoch) for b in beats if not self._holds(mine, b.id, b.epoch)]
         for token in lost:
             self._take_back(token)
         if lease <= 0 and not mine.held:
             del self.leases[worker.id]
-        return Orders(now, lost)
+        return Orders(now, lost, returned=returned)
 
     def sweep(self, host: str, limit: int, dead: Sequence[str], now: float) -> Swept:
         due = sum(entry[0] <= now for entry in self.scheduled)
         promoted = self._promote(now, limit)
         reclaimed, over = 0, due > promoted
         for lease in [lease for lease in self.leases.values() if lease.end <= now or lease.info.id in dead]:
-            some = sorted(lease.held.values(), key=lambda entry: -(entry.epoch or 0))[: limit - promoted - reclaimed]
+            some = sorted(lease.held.values(), key=_epoch, reverse=True)[: limit - promoted - reclaimed]
             for entry in some:
                 self._reclaim(lease, entry, now)
             reclaimed += len(some)
@@ -254,7 +256,20 @@ class State:
         entry.epoch = entry.worker = None
         self._ready(entry, front=True)
 
+    def _reconcile(self, lease: Lease, named: Collection[str], resume: int) -> int:
+        """Put back what the worker has received and does not name, and say how many."""
+        forgotten = [entry for entry in lease.held.values() if _epoch(entry) <= resume and entry.job.id not in named]
+        for entry in sorted(forgotten, key=_epoch, reverse=True):  # the one claimed first ends up in front
+            del lease.held[entry.job.id]
+            entry.epoch = entry.worker = None
+            self._ready(entry, front=True)
+        return len(forgotten)
+
     def _take_back(self, token: Token) -> None:
         entry = self.jobs.get(token.id)
         if entry is not None and entry.crashes:
             entry.crashes = tuple(crash for crash in entry.crashes if crash.epoch != token.epoch)
+
+
+def _epoch(entry: Entry) -> int:
+    return entry.epoch or 0

@@ -73,14 +73,14 @@ class RedisBroker:
     async def wait(self, queues: Sequence[str], timeout: float) -> None:  # noqa: ASYNC109 - the protocol's word
         await self._wakes.wait(tuple(queues), timeout)
 
-    async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float) -> Orders:
+    async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float, resume: int = 0) -> Orders:
         info = worker.host.encode() + b"\n" + msgspec.json.encode(worker)
-        args: list[Arg] = [worker.id, _records.milliseconds(lease), info, len(beats)]
+        args: list[Arg] = [worker.id, _records.milliseconds(lease), info, resume, len(beats)]
         args += [_records.id_bytes(beat.id) for beat in beats]
         args += [beat.epoch for beat in beats]
         reply: list[int] = await self._run(_scripts.HEARTBEAT, args)
-        now, *lost = reply
-        return Orders(now / 1000, [Token(beats[i - 1].id, beats[i - 1].epoch) for i in lost])
+        now, returned, *lost = reply
+        return Orders(now / 1000, [Token(beats[i - 1].id, beats[i - 1].epoch) for i in lost], returned=returned)
 
     async def sweep(self, host: str, limit: int, dead: Sequence[str] = ()) -> Swept:
         reply = await self._run(_scripts.SWEEP, [host, limit, *dead])

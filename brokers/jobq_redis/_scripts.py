@@ -8,6 +8,7 @@ from typing import Final
 _FILES: Final = files("jobq_redis")
 _PRELUDE: Final = (_FILES / "prelude.lua").read_bytes()
 _MOVES: Final = (_FILES / "moves.lua").read_bytes()
+_HELD: Final = (_FILES / "held.lua").read_bytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,6 @@ def _load(name: str, *before: bytes) -> Script:
 BOOT: Final = _load("boot")
 ENQUEUE: Final = _load("enqueue")
 TURN: Final = _load("turn", _MOVES)
-HEARTBEAT: Final = _load("heartbeat", _MOVES)
-SWEEP: Final = _load("sweep", _MOVES)
+HEARTBEAT: Final = _load("heartbeat", _MOVES, _HELD)
+SWEEP: Final = _load("sweep", _MOVES, _HELD)
 WAIT: Final = _load("wait")

@@ -7,14 +7,6 @@ local reclaimed, more = 0, 0
 for _, key in ipairs({ INFO, LATEST, JOBS, CRASHES }) do call('HLEN', key) end -- are they of the right type?
 pass_when_full()
 
-local function newest_first(held)
-  local all, entries = tolerant('HGETALL', held), {}
-  for i = 1, #all, 2 do entries[#entries + 1] = { tonumber(all[i + 1]) or 0, all[i] } end
-  table.sort(entries, function(a, b) return a[1] > b[1] end)
-  return entries
-end
-
--- Each goes to the front, so the newest first: the oldest ends up before the others.
 local function reclaim(worker, room)
   local held = base .. 'held:' .. worker
   local entries = newest_first(held)

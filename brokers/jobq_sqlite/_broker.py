@@ -89,8 +89,8 @@ class SqliteBroker:
             writer.sleepers.discard(sleeper)
             watcher.discard(sleeper)
 
-    async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float) -> Orders:
-        return await self._open().call(Heartbeat(worker, beats, lease))
+    async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float, resume: int = 0) -> Orders:
+        return await self._open().call(Heartbeat(worker, beats, lease, resume))
 
     async def sweep(self, host: str, limit: int, dead: Sequence[str] = ()) -> Swept:
         return await self._open().call(Sweep(host, limit, dead))

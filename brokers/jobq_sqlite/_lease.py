@@ -37,6 +37,12 @@ FROM (
     )
 ) AS s WHERE n = s.m
 """  # noqa: S608 - a constant
+_RETURN: Final = f"""
+UPDATE jobs SET worker = NULL, epoch = NULL, pos = -((SELECT ticket FROM meta) + s.k), lane = {NEW_LANE} FROM (
+    SELECT n AS m, row_number() OVER (ORDER BY epoch DESC) AS k FROM jobs INDEXED BY held
+    WHERE worker = ? AND epoch <= ? AND epoch IS NOT NULL AND id NOT IN (SELECT value FROM json_each(?))
+) AS s WHERE n = s.m
+"""  # noqa: S608 - a constant
 _LEASE: Final = """
 INSERT INTO workers (id, host, lease_end, info) VALUES (?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET host = excluded.host, lease_end = excluded.lease_end, info = excluded.info
@@ -91,21 +97,31 @@ def promote(tx: Tx, limit: int) -> int:
 class Heartbeat(Verb[Orders]):
     """One heartbeat."""
 
-    def __init__(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float) -> None:
+    def __init__(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float, resume: int) -> None:
         super().__init__(weight=1)
-        self.worker, self.beats, self.lease = worker, beats, lease
+        self.worker, self.beats, self.lease, self.resume = worker, beats, lease, resume
         self.info = msgspec.json.encode(worker)
 
     def run(self, tx: Tx) -> None:
         tx.do(_LEASE, self.worker.id, self.worker.host, tx.now + self.lease, self.info)
         (worker,) = tx.ask(_WORKER, self.worker.id)
+        returned = self._reconcile(tx, worker)
         held = find_held(tx, worker if isinstance(worker, int) else None, self.beats)
         lost = [Token(beat.id, beat.epoch) for index, beat in enumerate(self.beats) if index not in held]
         if lost:
             take_back(tx, lost)
         if self.lease <= 0:
             tx.do(_GOOD_BYE, worker)
-        self.answer = Orders(tx.now, lost)
+        self.wakes = returned > 0
+        self.answer = Orders(tx.now, lost, returned=returned)
+
+    def _reconcile(self, tx: Tx, worker: object) -> int:
+        """Put back what the worker has received and does not name, and say how many."""
+        tx.catch_up(self.resume)
+        named = msgspec.json.encode([beat.id for beat in self.beats]).decode()
+        returned = tx.do(_RETURN, worker, self.resume, named)
+        tx.drawn(returned)
+        return returned
 
 
 class Sweep(Verb[Swept]):

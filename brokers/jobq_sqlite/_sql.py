@@ -57,6 +57,10 @@ class Tx:
         self.drawn(count)
         return int(str(last)) + 1
 
+    def catch_up(self, received: int) -> None:
+        """See to it that new tickets are above one that somebody has received from this file before it was restored."""
+        self.db.execute("UPDATE meta SET ticket = ? WHERE ticket < ?", (received, received))
+
     def drawn(self, count: int) -> None:
         """Advance the counter by tickets that a statement has used."""
         if count:

@@ -37,7 +37,6 @@ SELECT (
                 WHERE queue = v.column2 AND lane = 5 AND due IS NULL AND epoch IS NULL)
     )) FROM $ROWS AS v WHERE v.column1 IS NOT NULL
 ), (SELECT due FROM jobs INDEXED BY scheduled WHERE due IS NOT NULL ORDER BY due LIMIT 1),
-(SELECT ticket FROM meta),
 w.n, w.lease_end, (SELECT count(*) FROM jobs INDEXED BY held WHERE worker = w.n AND epoch > ?)
 FROM (SELECT 1) LEFT JOIN workers AS w ON w.id = ?
 """
@@ -73,7 +72,6 @@ class _State:
 
     queues: list[tuple[str, bool, bool]]
     next_due: float | None
-    ticket: int
     worker: int | None
     lease_end: float
     lost: int
@@ -81,12 +79,11 @@ class _State:
     @classmethod
     def read(cls, tx: Tx, claim: Claim) -> "_State":
         sql, rows = one_row(enumerate(claim.queues), _STATE)
-        flags, due, ticket, worker, lease_end, lost = tx.ask(sql, *rows, claim.resume, claim.worker)
+        flags, due, worker, lease_end, lost = tx.ask(sql, *rows, claim.resume, claim.worker)
         queues = [(claim.queues[index], bool(ready), bool(suspects)) for index, ready, suspects in numbers(flags)]
         return cls(
             queues,
             _float(due),
-            _int(ticket),
             worker if isinstance(worker, int) else None,
             _float(lease_end) or 0.0,
             _int(lost),
@@ -157,10 +154,10 @@ class TakeTurn(Verb[Found]):
         self.answer = Found(refused, state.in_seconds(tx.now), state.lease_end > tx.now)
         if self.answer.leased and state.offers(self.claim):
             self._claim(tx, state)
-            # What it has received may be newer than the file, if that was restored from a backup.
-            self.answer.fetch(tx, self.claim.worker, min(self.claim.resume, state.ticket))
+            self.answer.fetch(tx, self.claim.worker, self.claim.resume)
 
     def _claim(self, tx: Tx, state: _State) -> None:
+        tx.catch_up(self.claim.resume)
         left, suspect = self.claim.limit - state.lost, self.claim.suspects
         if suspect and state.lost:  # a suspect among them is the one of this turn
             suspect = tx.ask(_LOST_SUSPECTS, state.worker, self.claim.resume) == (0,)

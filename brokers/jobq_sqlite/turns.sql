@@ -14,8 +14,9 @@ CREATE TEMP TRIGGER take_turn INSTEAD OF INSERT ON turns BEGIN
     );
     SELECT RAISE(ABORT, 'not a plain turn')
     WHERE changes() <> NEW.settled
-        OR NOT EXISTS (SELECT 1 FROM workers WHERE id = NEW.worker AND lease_end > NEW.now)
-        OR NEW.resume > (SELECT ticket FROM meta);
+        OR NOT EXISTS (SELECT 1 FROM workers WHERE id = NEW.worker AND lease_end > NEW.now);
+
+    UPDATE meta SET ticket = NEW.resume WHERE ticket < NEW.resume;
 
     UPDATE jobs SET due = NULL, pos = -((SELECT ticket FROM meta) + s.k), lane = $NEW_LANE FROM (
         SELECT n AS m, row_number() OVER (ORDER BY due DESC, pos DESC) AS k FROM (

@@ -297,8 +297,8 @@ class _Ledger:
         await self._clock.wait(self.hint, timeout)
         self.hint.clear()
 
-    async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float) -> Orders:
-        return await self._broker.heartbeat(worker, beats, lease)
+    async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float, resume: int = 0) -> Orders:
+        return await self._broker.heartbeat(worker, beats, lease, resume)
 
     async def sweep(self, host: str, limit: int, dead: Sequence[str] = ()) -> Swept:
         return await self._broker.sweep(host, limit, dead)

@@ -30,7 +30,8 @@ log = logging.getLogger("jobq.worker")
 class LeaseKeeper:
     """Keeps one worker's lease alive through `broker`, a twin that belongs to this thread.
 
-    `beats` is called in the thread; `on_orders(orders)` and `on_fence()` on the worker's loop.
+    `snapshot` is called in the thread and gives the highest epoch received, then beats for all that is held;
+    `on_orders(orders)` and `on_fence()` are called on the worker's loop.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class LeaseKeeper:
         *,
         lease: float,
         renew: float,
-        beats: Callable[[], Sequence[Beat]],
+        snapshot: Callable[[], tuple[int, Sequence[Beat]]],
         on_orders: Callable[[Orders], None],
         on_fence: Callable[[], None],
         tick: Callable[[], None],
@@ -51,7 +52,7 @@ class LeaseKeeper:
         self._clock = clock
         self._lease = lease
         self._renew = renew
-        self._beats = beats
+        self._snapshot = snapshot
         self._on_orders = on_orders
         self._on_fence = on_fence
         self._tick = tick
@@ -113,8 +114,8 @@ class LeaseKeeper:
         await asyncio.Event().wait()
 
     async def _renew_once(self) -> None:
-        beats, sent = self._beats(), self._clock.monotonic()
-        orders = await self._broker.heartbeat(self._worker, beats, self._lease)
+        (resume, beats), sent = self._snapshot(), self._clock.monotonic()
+        orders = await self._broker.heartbeat(self._worker, beats, self._lease, resume)
         self._fence_at = sent + self._lease * _FENCE_AT
         self._post(self._on_orders, orders)
         await self._clock.wait(self._now, self._renew)

@@ -60,11 +60,13 @@ class Turner:
         """Set after every turn."""
         self.quiet = True
         """Whether no turn is under way, and the last one did not fail: the broker holds nothing that we do not know."""
+        self.resume = 0
+        """The highest epoch received."""
+        self.unread: Sequence[Delivery] = ()
+        """Received, and not all among the held ones yet."""
         self._sending: list[Outcome] = []
-        self._unread: Sequence[Delivery] = ()
         self._tried: frozenset[int] = frozenset()
         """Epochs of the outcomes in turns that failed: those may have been stored, so that a repeat is refused."""
-        self._resume = 0
         self._hungry = asyncio.Event()
         self._fruitless = 0
         self._due: float | None = None
@@ -72,7 +74,7 @@ class Turner:
 
     async def step(self) -> None:
         """Wait until there is a reason for a turn, and make it. After an error the same outcomes are sent again."""
-        if not self._sending and not self._unread:
+        if not self._sending and not self.unread:
             await self._slots.changed.wait()
         self._slots.changed.clear()
         batch = self._take()
@@ -86,16 +88,16 @@ class Turner:
             raise
         self._settled(batch, turn)
         self._receive(turn, claim)
-        self.quiet = not self._unread
+        self.quiet = not self.unread
         self.stored.set()
 
     async def _exchange(self, batch: list[Outcome], claim: Claim) -> Turn:
         """One round trip; what the last one brought is unpacked while this one is under way."""
-        if not self._unread:
+        if not self.unread:
             return await self._broker.turn(batch, claim)
         under_way = asyncio.ensure_future(self._broker.turn(batch, claim))
         try:
-            while self._unread:
+            while self.unread:
                 await asyncio.sleep(0)  # lets it be sent first, and bodies start that have been unpacked
                 self._unpack(PIECE)
             return await under_way
@@ -135,11 +137,11 @@ class Turner:
 
     def _claim(self, settling: int) -> Claim:
         if not (self.claiming and self.leased.is_set()):
-            return Claim(self._worker, resume=self._resume)
-        slots, unread = self._slots, len(self._unread)
+            return Claim(self._worker, resume=self.resume)
+        slots, unread = self._slots, len(self.unread)
         suspects = slots.probe(self._clock.monotonic(), backlog=bool(unread or slots.waiting))
         room = max(slots.room(settling) - unread, int(suspects))
-        return Claim(self._worker, self._order(self.paused), room, suspects=suspects, resume=self._resume)
+        return Claim(self._worker, self._order(self.paused), room, suspects=suspects, resume=self.resume)
 
     def _settled(self, batch: list[Outcome], turn: Turn) -> None:
         self._sending = []
@@ -158,8 +160,9 @@ class Turner:
             self._slots.reserved = 0
         if turn.deliveries:
             self._fruitless = 0
-            self._resume = max(self._resume, *(delivery.epoch for delivery in turn.deliveries))
-            self._unread = turn.deliveries
+            # in this order: whoever sees the epoch from another thread can see the deliveries
+            self.unread = turn.deliveries
+            self.resume = max(self.resume, *(delivery.epoch for delivery in turn.deliveries))
         if len(self._slots.outcomes) < _BUSY or any(delivery.crashes for delivery in turn.deliveries):
             self._unpack()  # nothing is gained by putting it off; and nobody may die over a suspect that waits
         self._set_due(turn.next_due)
@@ -168,15 +171,17 @@ class Turner:
 
     def _unpack(self, most: int = BATCH) -> None:
         """Take what a turn brought, or the first part of it, and start what has a slot."""
-        unread, self._unread = self._unread[:most], self._unread[most:]
-        unknown = [delivery for delivery in unread if delivery.epoch not in self._slots.held]
-        if self.claiming and self.leased.is_set():
-            for delivery in unknown:
-                self._executor.admit(delivery)
-            self._executor.start_waiting()
-        else:  # a slow reply may arrive after the worker stopped, or after its lease may have ended
-            for delivery in reversed(unknown):
-                self._executor.refuse(delivery)
+        unknown = [delivery for delivery in self.unread[:most] if delivery.epoch not in self._slots.held]
+        try:
+            if self.claiming and self.leased.is_set():
+                for delivery in unknown:
+                    self._executor.admit(delivery)
+                self._executor.start_waiting()
+            else:  # a slow reply may arrive after the worker stopped, or after its lease may have ended
+                for delivery in reversed(unknown):
+                    self._executor.refuse(delivery)
+        finally:  # not before each is among the held ones: the lease thread has to see it here or there
+            self.unread = self.unread[most:]
 
     def _look_again(self, turn: Turn, claim: Claim) -> None:
         """After a turn that could claim: when to make the next one."""
@@ -185,7 +190,7 @@ class Turner:
             if not turn.deliveries and self._slots.empty:
                 # a turn that settled the last suspect has not looked for the next one
                 (self.dry if claim.suspects else self._slots.changed).set()
-        elif claim.limit and self._slots.room(0) > len(self._unread):
+        elif claim.limit and self._slots.room(0) > len(self.unread):
             # as much as was asked for: there may be more, for the room that is left
             self._slots.changed.set()
 

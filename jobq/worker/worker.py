@@ -17,6 +17,7 @@ from jobq.errors import BrokerUnavailable, ConfigError
 from jobq.model import Beat, Orders, Token, WorkerInfo
 from jobq.plugins import open_broker
 from jobq.worker.deadlines import Deadlines
+from jobq.worker.doorbell import Doorbell
 from jobq.worker.execute import Executor
 from jobq.worker.held import Cause, Held
 from jobq.worker.identity import host_id, new_worker_id
@@ -167,7 +168,11 @@ class Worker:
         self._turner = Turner(
             self.broker, self.id, options.weights, slots=self._slots, executor=self._executor, clock=self._clock
         )
-        self._sweeper = Sweeper(self.broker, self.info, self._clock, interval=options.sweep, look=self._turner.look)
+        bell = Doorbell(self.id)
+        self._stack.callback(bell.close)
+        self._sweeper = Sweeper(
+            self.broker, self.info, self._clock, bell, interval=options.sweep, look=self._turner.look
+        )
         self._keeper = self._lease_keeper()
         self._turner.on_unleased = self._keeper.beat_now
 
@@ -197,7 +202,7 @@ class Worker:
             self._clock,
             lease=self.options.lease,
             renew=self.options.renew,
-            beats=self._beats,
+            snapshot=self._snapshot,
             on_orders=self._obey,
             on_fence=self._fence,
             tick=watchdog.check,
@@ -219,13 +224,25 @@ class Worker:
     def _broker_time(self) -> float:
         return self._clock.time() + self._skew
 
-    def _beats(self) -> Sequence[Beat]:
-        """What is held, for the lease thread: copying a dict's values is one step under the GIL."""
-        return [Beat(held.delivery.job.id, held.epoch, held.progress) for held in list(self._slots.held.values())]
+    def _snapshot(self) -> tuple[int, Sequence[Beat]]:
+        """The highest epoch received, and then all that this worker may still hold; for the lease thread."""
+        # The broker puts back what is at or below this epoch and not named, so nothing that lives may be missing. A
+        # job only ever moves on: it is unread before its epoch is in `resume`, held before it stops being unread, and
+        # leaves the held ones when its outcome is stored or its token was lost. Reading the places in the same order,
+        # while the loop goes on, finds each job in one of them; the other way round, one could slip past.
+        # What arrives later is above this epoch (`Broker.turn`), so it does not matter when this reaches the broker.
+        resume = self._turner.resume
+        unread = self._turner.unread
+        held = list(self._slots.held.values())  # one step under the GIL
+        beats = {delivery.epoch: Beat(delivery.job.id, delivery.epoch) for delivery in unread}
+        beats |= {each.epoch: Beat(each.delivery.job.id, each.epoch, each.progress) for each in held}
+        return resume, list(beats.values())
 
     def _obey(self, orders: Orders) -> None:
         """Act on a heartbeat's answer."""
         self._skew = orders.now - self._clock.time()
+        if orders.returned:
+            log.warning("the broker has lost its last moments: %d jobs that had ended run again", orders.returned)
         for token in orders.lost:
             self._lose(token)
         for token in orders.cancel:
@@ -235,6 +252,7 @@ class Worker:
         if orders.quiet:
             self._turner.claiming = False
         if not self._turner.leased.is_set():
+            self._sweeper.registered.set()  # first, so that the neighbours know of us before we hold anything
             self._turner.leased.set()
             self._turner.look()
 

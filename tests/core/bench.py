@@ -130,8 +130,8 @@ class Faulty:
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
         await self.faults.around("wait", lambda: self._broker.wait(queues, timeout))
 
-    async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float) -> Orders:
-        return await self.faults.around("heartbeat", lambda: self._broker.heartbeat(worker, beats, lease))
+    async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float, resume: int = 0) -> Orders:
+        return await self.faults.around("heartbeat", lambda: self._broker.heartbeat(worker, beats, lease, resume))
 
     async def sweep(self, host: str, limit: int, dead: Sequence[str] = ()) -> Swept:
         return await self.faults.around("sweep", lambda: self._broker.sweep(host, limit, dead))

@@ -3,21 +3,27 @@
 # ruff: noqa: SIM117 - what starts in the outer block is to outlive the inner one
 
 import asyncio
+import copy
+import itertools
 import logging
+import sys
 import threading
 import time
 from collections import Counter
-from typing import Any
+from types import FrameType
+from typing import Any, cast
 
 import pytest
 
 import jobq
 from jobq import App, Client, Retry
-from jobq.model import Claim, Done, Released, WorkerInfo
+from jobq.model import Claim, Delivery, Done, Job, Released, WorkerInfo
 from jobq.worker import Worker
+from jobq.worker.held import Held, Surroundings
 from jobq_memory import MemoryBroker
 from tests.core.bench import Faulty, state_of, until
 
+JOBS = 3000
 SHORT: dict[str, Any] = {"lease": 1.0, "renew": 0.3, "sweep": 0.1, "max_lag": 0.3}
 
 
@@ -268,9 +274,9 @@ async def test_progress_is_in_the_next_heartbeat() -> None:
             other = super().twin()
             original = other.heartbeat
 
-            async def heartbeat(worker: Any, some: Any, lease: float) -> Any:
+            async def heartbeat(worker: Any, some: Any, lease: float, resume: int = 0) -> Any:
                 beats.extend(beat.progress for beat in some)
-                return await original(worker, some, lease)
+                return await original(worker, some, lease, resume)
 
             setattr(other, "heartbeat", heartbeat)  # noqa: B010 - both checkers accept it
             return other
@@ -283,7 +289,6 @@ async def test_progress_is_in_the_next_heartbeat() -> None:
 
 async def test_a_neighbour_that_is_provably_dead_is_swept_long_before_its_lease_ends() -> None:
     import subprocess  # noqa: PLC0415
-    import sys  # noqa: PLC0415
 
     from jobq.worker.identity import _start_time, host_id  # noqa: PLC0415
 
@@ -312,3 +317,138 @@ async def test_a_neighbour_that_is_provably_dead_is_swept_long_before_its_lease_
             begun = time.monotonic()
             await until(lambda: ran)
             assert time.monotonic() - begun < 3
+
+
+@pytest.mark.parametrize("outcome", ["done", "again"])
+async def test_what_a_broker_has_forgotten_that_it_was_settled_runs_again_here(
+    outcome: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, runs, go = App(), list[tuple[str, int]](), asyncio.Event()
+
+    @app.task(retry=Retry(backoff=lambda _: 3600.0))
+    async def work(name: str) -> None:
+        current = jobq.current()
+        first = all(name != before for before, _ in runs)
+        runs.append((name, current.attempt))
+        if first:
+            await go.wait()
+            if outcome == "again":
+                raise RuntimeError("later")
+
+    async with MemoryBroker() as broker, Client(broker) as client, Worker(app, broker, **SHORT):
+        await client.perform_many([work.call(name) for name in "abc"])
+        await until(lambda: len(runs) == 3)
+        before = copy.deepcopy(state_of(broker))
+        go.set()
+        await until(lambda: not any(entry.epoch for entry in state_of(broker).jobs.values()))
+        broker._here.state = before
+        assert len(before.leases) == 1, "the worker lives, so no sweep would ever help"
+        await until(lambda: not before.jobs)
+    assert sorted(runs[3:]) == [("a", 1), ("b", 1), ("c", 1)]
+    assert [r.getMessage() for r in caplog.records if "lost its last moments" in r.getMessage()]
+
+
+async def test_at_every_line_of_the_loop_all_that_the_worker_has_received_is_named() -> None:
+    app, looks = App(), Counter[bool]()
+
+    @app.task
+    async def work() -> None:
+        await asyncio.sleep(0)
+
+    async with MemoryBroker() as broker, Client(broker) as client:
+        async with Worker(app, broker, concurrency=5, lease=60) as worker:
+
+            def look(frame: FrameType, event: str, _: object) -> Any:
+                if "/jobq/worker/" not in frame.f_code.co_filename or frame.f_code is Worker._snapshot.__code__:
+                    return None
+                if event == "line" and worker.id in state_of(broker).leases:
+                    resume, beats = worker._snapshot()
+                    named = {beat.epoch for beat in beats}
+                    held = [entry.epoch or 0 for entry in state_of(broker).leases[worker.id].held.values()]
+                    looks[all(epoch in named for epoch in held if epoch <= resume)] += 1
+                return look
+
+            before = sys.gettrace()
+            sys.settrace(look)
+            try:
+                await client.perform_many([work.call() for _ in range(200)])
+                await until(lambda: not state_of(broker).jobs)
+            finally:
+                sys.settrace(before)
+    assert looks[True] > 1000
+    assert not looks[False]
+
+
+class Going:
+    """Stands for the turner and the slots of a loop that goes on by some steps before each look at it.
+
+    The one job arrives, is received, is held, is no longer unread, and its outcome is stored.
+    """
+
+    def __init__(self, delivery: Delivery, steps: tuple[int, ...]) -> None:
+        self._delivery = delivery
+        self._steps = iter(steps)
+        self.at = 0
+
+    @property
+    def resume(self) -> int:
+        self.at += next(self._steps)
+        return self._delivery.epoch if self.at >= 2 else 0
+
+    @property
+    def unread(self) -> list[Delivery]:
+        self.at += next(self._steps)
+        return [self._delivery] if 1 <= self.at < 4 else []
+
+    @property
+    def held(self) -> dict[int, Held]:
+        self.at += next(self._steps)
+        around = Surroundings(Client(MemoryBroker()), {})
+        return {self._delivery.epoch: Held(self._delivery, around)} if 3 <= self.at < 5 else {}
+
+
+def test_a_job_that_moves_on_between_the_looks_of_the_lease_thread_is_found_somewhere() -> None:
+    worker, delivery = Worker(App(), "memory://"), Delivery(Job(id="a", task="t"), 7)
+    for steps in itertools.product(range(6), repeat=3):
+        going = Going(delivery, steps)
+        worker._turner = worker._slots = cast("Any", going)
+        resume, beats = worker._snapshot()
+        stored = going.at >= 5
+        assert stored or resume < delivery.epoch or [beat.epoch for beat in beats] == [delivery.epoch], steps
+
+
+async def test_however_threads_interleave_no_job_that_lives_here_is_ever_put_back() -> None:
+    """Heartbeats without a pause, from a thread that the interpreter switches to as often as it can."""
+    app, ran, returned = App(), Counter[int](), list[int]()
+
+    @app.task
+    async def work(n: int) -> None:
+        ran[n] += 1
+        await asyncio.sleep(0)
+
+    class Watching(MemoryBroker):
+        def twin(self) -> MemoryBroker:
+            other = super().twin()
+            original = other.heartbeat
+
+            async def heartbeat(worker: Any, beats: Any, lease: float, resume: int = 0) -> Any:
+                orders = await original(worker, beats, lease, resume)
+                returned.append(orders.returned)
+                return orders
+
+            setattr(other, "heartbeat", heartbeat)  # noqa: B010 - both checkers accept it
+            return other
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        async with Watching() as broker, Client(broker) as client:
+            async with Worker(app, broker, concurrency=20, lease=60, renew=1e-6):
+                for first in range(0, JOBS, 500):
+                    await client.perform_many([work.call(n) for n in range(first, first + 500)])
+                await until(lambda: not state_of(broker).jobs, 60)
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(returned) > 1
+    assert sum(returned) == 0
+    assert ran == Counter(range(JOBS))

@@ -19,6 +19,7 @@ LOOK = 0.005
 
 app = App()
 soon = Retry(max_retries=25, backoff=lambda _: 0.1)
+late = Retry(max_retries=25, backoff=lambda _: 3600.0)
 never = Retry(max_retries=0)
 
 
@@ -63,6 +64,15 @@ async def gate(name: str) -> None:
     """Wait until the test opens the gate."""
     while not _gate(name).exists():
         await asyncio.sleep(LOOK)
+
+
+@app.task(retry=late)
+async def gate_or_fail(name: str) -> None:
+    """Wait until the test opens the gate, and do what it says there: end, or fail and run again much later."""
+    while not _gate(name).exists():
+        await asyncio.sleep(LOOK)
+    if _gate(name).read_text() == "raise":
+        raise RuntimeError("as told")
 
 
 @app.task(retry=never)

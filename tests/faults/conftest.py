@@ -31,12 +31,12 @@ def _no_blocked_loop() -> None:
 
 @pytest.fixture
 async def make(tmp_path: Path) -> AsyncIterator[Make]:
-    """Makes fields on a Redis server; `via` is the port of a proxy in front of it."""
+    """Makes fields on a Redis server; `via` is the port of a proxy in front of it, `own` says that it may be killed."""
     async with AsyncExitStack() as stack:
 
-        def made(server: str, via: int | None = None) -> Field:
+        def made(server: str, via: int | None = None, own: Server | None = None) -> Field:
             namespace = f"faults-{os.getpid()}-{next(_numbers)}"
-            store = RedisStore(server, namespace)
+            store = RedisStore(server, namespace, own)
             stack.callback(store.close)
             url = server if via is None else f"redis://127.0.0.1:{via}/0"
             field = Field(f"{url}?namespace={namespace}&socket_timeout=1", store, tmp_path, stack)
@@ -74,3 +74,14 @@ def server() -> Iterator[Server]:
         pytest.skip(install_line(REDIS))
     with ExitStack() as stack:
         yield stack.enter_context(Server(arguments=("--appendonly", "yes", "--appendfsync", "always")))
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def forgetful(request: pytest.FixtureRequest) -> Field:
+    """A field on each broker in turn that can lose its last moments."""
+    if request.param == "sqlite":
+        on_file: Field = request.getfixturevalue("on_sqlite")
+        return on_file
+    make, own = request.getfixturevalue("make"), request.getfixturevalue("server")
+    on_server: Field = make(own.url, own=own)
+    return on_server

@@ -153,6 +153,10 @@ class Field:
         fresh.write_text(text)
         fresh.rename(self._gates / gate)
 
+    def shut(self, gate: str) -> None:
+        """Let nobody through any more."""
+        (self._gates / gate).unlink()
+
     async def client(self) -> Client:
         if self._client is None:
             self._client = await self._stack.enter_async_context(app.client(self.url))

@@ -1,5 +1,6 @@
 """Looking into brokers from outside, without their code, and putting things there that no client would."""
 
+import os
 import sqlite3
 from collections.abc import Generator
 from contextlib import closing, contextmanager
@@ -10,10 +11,19 @@ from redis import Redis
 
 from jobq.codec import decode_crashes, decode_trail
 from jobq.model import NO_TRAIL, Crash, Trail
+from tests.servers import Server
 
 
 class Store(Protocol):
     """What is in a broker."""
+
+    def remember(self) -> None:
+        """Keep the state of this moment, to fall back to."""
+        ...
+
+    def fall_back(self) -> None:
+        """Lose everything since `remember`."""
+        ...
 
     def live(self) -> set[str]:
         """The ids of jobs that are ready, scheduled or held."""
@@ -49,6 +59,15 @@ class SqliteStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._backup = path.with_suffix(".backup")
+
+    def remember(self) -> None:
+        with self._open() as db, closing(sqlite3.connect(self._backup)) as backup:
+            db.backup(backup)
+
+    def fall_back(self) -> None:
+        with self._open() as db, closing(sqlite3.connect(self._backup)) as backup:
+            backup.backup(db)
 
     def live(self) -> set[str]:
         return {str(row[0]) for row in self._rows("SELECT id FROM jobs")}
@@ -95,9 +114,22 @@ class SqliteStore:
 class RedisStore:
     """A namespace."""
 
-    def __init__(self, url: str, namespace: str) -> None:
+    def __init__(self, url: str, namespace: str, server: Server | None = None) -> None:
         self._redis = cast("Any", Redis).from_url(url)
         self._base = f"jobq:{{{namespace}}}:"
+        self._server = server
+        self._sizes: dict[Path, int] = {}
+
+    def remember(self) -> None:
+        assert self._server is not None, "this server is not ours to kill"
+        self._sizes = {file: file.stat().st_size for file in self._server.directory.rglob("*.aof")}
+
+    def fall_back(self) -> None:
+        assert self._server is not None
+        self._server.kill()
+        for file, size in self._sizes.items():
+            os.truncate(file, size)  # what was written after it had not reached the disk
+        self._server.start()
 
     def close(self) -> None:
         self._redis.close()

@@ -31,6 +31,19 @@ async def test_jobs_of_one_killed_worker_of_two_start_again_within_three_seconds
     await overtaken(field, victim, PROOF)
 
 
+async def test_jobs_of_a_worker_that_is_killed_before_any_other_has_swept_start_again_within_three_seconds(
+    field: Field,
+) -> None:
+    await field.enqueue(gate, "first", count=10)
+    field.worker(lease=1200, sweep=600)
+    await field.started(10)
+    await field.enqueue(gate, "out", count=5)
+    victim = field.worker(lease=1200, sweep=600)
+    await field.started(5, victim.pid)
+    field.open("first")
+    await overtaken(field, victim, PROOF)
+
+
 async def test_jobs_of_a_worker_on_a_lost_host_start_again_within_lease_and_sweep(field: Field) -> None:
     await field.enqueue(gate, "out", count=5)
     victim = field.worker(host="elsewhere")

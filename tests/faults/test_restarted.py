@@ -11,7 +11,7 @@ import pytest
 from redis import Redis
 
 from jobq.errors import BrokerUnavailable
-from tests.faults.app import in_thread, nap
+from tests.faults.app import gate_or_fail, in_thread, nap
 from tests.faults.conftest import Make
 from tests.faults.field import Field, Program, after, until
 from tests.servers import Server
@@ -84,6 +84,32 @@ async def test_jobs_of_a_snapshot_run_again_when_redis_falls_back_to_it(make: Ma
         await field.settled()
         runs = field.ledger.runs()
         assert len({run.epoch for run in runs}) == len(runs), "an epoch was used twice"
+
+
+@pytest.mark.parametrize("told", ["return", "raise"], ids=["done", "again"])
+async def test_what_was_settled_in_moments_that_the_broker_has_lost_runs_again_while_the_same_worker_lives(
+    forgetful: Field, told: str
+) -> None:
+    field = forgetful
+    names = await field.enqueue(gate_or_fail, "out", count=5)
+    worker = field.worker(lease=60)  # nothing is to be taken back because a lease has ended
+    await field.started(5, worker.pid)
+    field.store.remember()
+    field.open("out", told)
+    await field.enqueue(nap, 0, count=5)  # their epochs are higher than what the broker will have counted
+    await field.started(10, worker.pid)
+    await until(lambda: not field.store.held(), "all outcomes are stored")
+    field.oracle.fenced.add(worker.pid)
+    field.shut("out")
+    field.store.fall_back()
+    for name in names:
+        again = await field.restarted(name)
+        assert (again.pid, again.attempt) == (worker.pid, 1)
+        assert field.store.crashes(name) == ()
+    field.open("out", "return")
+    await field.settled()
+    assert len(field.ledger.runs()) == 15
+    assert "lost its last moments: 5 jobs" in worker.log
 
 
 class Journal:

@@ -181,6 +181,7 @@ async def test_a_common_key_of_a_wrong_type_is_an_error_that_changes_nothing(
         lambda: claim(broker, Again("a", a.epoch, Trail(attempt=1), delay=5)),
         lambda: claim(broker, Dead("a", a.epoch, Trail(attempt=1))),
         lambda: broker.heartbeat(WORKER, [Beat("a", a.epoch)], 60),
+        lambda: broker.heartbeat(WORKER, [], 60, a.epoch),
         lambda: broker.sweep("here", 100, [WORKER.id]),
     ):
         before = await dump(redis, base)

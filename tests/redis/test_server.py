@@ -83,6 +83,8 @@ async def test_when_memory_is_full_nothing_is_stored_and_everything_held_can_be_
     )
     assert list(turn.refused) == []
     assert ids(turn.deliveries) == ["d", "f", "g"]
+    assert (await broker.heartbeat(WORKER, [], 60, turn.deliveries[-1].epoch)).returned == 3
+    assert ids((await claim(broker)).deliveries) == ["d", "f", "g"]
     await broker.heartbeat(WORKER, [], 0)
     assert (await broker.sweep("here", 100)).reclaimed == 3
     await client.config_set("maxmemory", 0)
@@ -118,6 +120,10 @@ async def exercise(broker: RedisBroker) -> None:
     await broker.sweep("here", 100)
     await put(broker, "c", number=4)
     await drain(broker, "default", "other")
+    await put(broker, "h", number=5)
+    (h,) = (await claim(broker)).deliveries
+    assert (await broker.heartbeat(WORKER, [], 60, h.epoch)).returned == 1
+    await drain(broker)
 
 
 async def test_the_documented_rights_are_enough(start: Start, tools: Tools) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobq.errors import BrokerFull, BrokerUnavailable
-from jobq.model import Again, Dead, Done, Released, Trail
+from jobq.model import Again, Dead, Done, Released, Trail, WorkerInfo
 from jobq_sqlite import SqliteBroker
 from jobq_sqlite import _open as opening
 from jobq_sqlite import _writer as writing
@@ -172,18 +172,18 @@ async def test_two_busy_workers_and_a_client_do_not_starve_each_other(tmp_path: 
     async with SqliteBroker(url) as client, SqliteBroker(url) as one, SqliteBroker(url) as two:
         seen: list[str] = []
 
-        async def work(broker: SqliteBroker) -> None:
+        async def work(broker: SqliteBroker, worker: str) -> None:
+            await broker.heartbeat(WorkerInfo(id=worker, host="h"), (), 60)
             outcomes: tuple[Done, ...] = ()
             while len(seen) < total:
-                answer = await turn(broker, outcomes, 7)
+                answer = await turn(broker, outcomes, 7, worker=worker)
                 outcomes = tuple(map(done, answer.deliveries))
                 seen.extend(delivery.job.id for delivery in answer.deliveries)
-            assert not (await turn(broker, outcomes, 0)).refused
+            assert not (await turn(broker, outcomes, 0, worker=worker)).refused
 
-        await claim(one)
         async with asyncio.TaskGroup() as group:
-            group.create_task(work(one))
-            group.create_task(work(two))
+            group.create_task(work(one, "one"))
+            group.create_task(work(two, "two"))
             for start in range(0, total, 20):
                 await put(client, *map(str, range(start, start + 20)))
         assert sorted(map(int, seen)) == list(range(total))

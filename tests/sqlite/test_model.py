@@ -125,10 +125,15 @@ class Pair:
     async def heartbeat(self) -> None:
         worker, lease = self.dice.choice(WORKERS), self.dice.choice((0, 2, 5, 10))
         beats = [self.token() for _ in range(self.dice.randrange(4)) if self.tokens]
-        left = await self.model.heartbeat(worker, [Beat(one.id, one.epoch) for one, _ in beats], lease)
-        right = await self.broker.heartbeat(worker, [Beat(two.id, two.epoch) for _, two in beats], lease)
+        received = self.token() if self.tokens and self.dice.random() < 0.3 else (Token("", 0), Token("", 0))
+        left = await self.model.heartbeat(
+            worker, [Beat(one.id, one.epoch) for one, _ in beats], lease, received[0].epoch
+        )
+        right = await self.broker.heartbeat(
+            worker, [Beat(two.id, two.epoch) for _, two in beats], lease, received[1].epoch
+        )
         twins = {(one.id, one.epoch): two for one, two in beats}
-        assert left.now == right.now
+        assert (left.now, left.returned) == (right.now, right.returned)
         assert [twins[token.id, token.epoch] for token in left.lost] == list(right.lost)
 
     async def sweep(self) -> None:

@@ -40,8 +40,17 @@ async def claim(broker: SqliteBroker, limit: int = 1000, *, queue: str = "defaul
     return list((await turn(broker, (), limit, queue=queue)).deliveries)
 
 
-async def turn(broker: SqliteBroker, outcomes: tuple[Outcome, ...], limit: int, *, queue: str = "default") -> Turn:
-    return await broker.turn(outcomes, Claim("w", (queue,), limit, suspects=True, resume=1 << 60))
+_received: dict[str, int] = {}
+"""The highest epoch that each worker has received in any test."""
+
+
+async def turn(
+    broker: SqliteBroker, outcomes: tuple[Outcome, ...], limit: int, *, queue: str = "default", worker: str = "w"
+) -> Turn:
+    received = _received.get(worker, 0)
+    answer = await broker.turn(outcomes, Claim(worker, (queue,), limit, suspects=True, resume=received))
+    _received[worker] = max([received, *(delivery.epoch for delivery in answer.deliveries)])
+    return answer
 
 
 async def fetch(broker: SqliteBroker, *, queue: str = "default") -> list[Delivery]:

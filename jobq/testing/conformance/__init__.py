@@ -19,6 +19,7 @@ from jobq.testing.conformance._life import LifePromises
 from jobq.testing.conformance._order import OrderPromises
 from jobq.testing.conformance._outcome import OutcomePromises
 from jobq.testing.conformance._race import RacePromises
+from jobq.testing.conformance._reconcile import ReconcilePromises
 from jobq.testing.conformance._resume import ResumePromises
 from jobq.testing.conformance._stamp import StampPromises
 from jobq.testing.conformance._suspect import SuspectPromises
@@ -40,6 +41,7 @@ class BrokerConformance(
     FencePromises,
     ResumePromises,
     LeasePromises,
+    ReconcilePromises,
     SuspectPromises,
     SweepPromises,
     WaitPromises,

@@ -49,9 +49,13 @@ class Hand:
         self.received = 0
 
     async def beat(self, *deliveries: Delivery, lease: float = LEASE) -> Orders:
-        """Heartbeat, with these deliveries as the beats."""
+        """Heartbeat, with these deliveries as the beats, and without a word about what was received."""
+        return await self.reconcile(*deliveries, resume=0, lease=lease)
+
+    async def reconcile(self, *deliveries: Delivery, resume: int | None = None, lease: float = LEASE) -> Orders:
+        """Heartbeat, with these deliveries as the beats for all that was received so far, or up to `resume`."""
         beats = [Beat(delivery.job.id, delivery.epoch) for delivery in deliveries]
-        return await self.broker.heartbeat(self.info, beats, lease)
+        return await self.broker.heartbeat(self.info, beats, lease, self.received if resume is None else resume)
 
     async def lose_turn(
         self, *outcomes: Outcome, limit: int = 0, queues: Sequence[str] = ("default",), suspects: bool = False
