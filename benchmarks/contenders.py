@@ -1,7 +1,6 @@
 """Who is measured, and with which commands."""
 
 import hashlib
-import importlib.util
 import os
 import subprocess
 import sys
@@ -73,8 +72,6 @@ def _jobq() -> Contender:
 
 
 def _jobq_worker(url: str, concurrency: int) -> list[str]:
-    if importlib.util.find_spec("jobq.worker.__main__") is None:
-        return [*_program("jobq_worker"), url, str(concurrency)]
     command = [sys.executable, "-m", "jobq.worker", "benchmarks.programs.jobq_app:app"]
     return [*command, "--broker", url, "--concurrency", str(concurrency)]
 

@@ -4,8 +4,10 @@ import asyncio
 import importlib
 import logging
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Final
 
 from jobq.app import App
 from jobq.errors import BrokerUnavailable
@@ -20,11 +22,19 @@ __all__ = ["loop_factory", "run"]
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
+_SWITCH: Final = 0.0002
+"""Seconds for which one of Python's threads may keep the others waiting, where the default is 0.005.
+
+The event loop, the lease and SQLite's writer are threads that run for microseconds and are much waited for. Beside a
+plain function that computes, or a busy loop, each of their steps would have to wait for 5 ms.
+"""
+
 log = logging.getLogger("jobq.worker")
 
 
 def run(settings: Settings, app: App, origin: Origin) -> int:
     """Work until a signal says stop, or a burst is over; then the exit code. Raises `JobqError`."""
+    sys.setswitchinterval(_SWITCH)
     factory, loop_name = loop_factory()
     with asyncio.Runner(loop_factory=factory) as runner:
         worker = _worker(settings, app, origin.seat)

@@ -26,7 +26,6 @@ _BUSY: Final = 32
 """Outcomes that wait when a reply arrives; from so many on, the next turn is sent before the reply is unpacked."""
 
 
-PIECE: Final = 1000
 log = logging.getLogger("jobq.worker")
 
 
@@ -97,9 +96,8 @@ class Turner:
             return await self._broker.turn(batch, claim)
         under_way = asyncio.ensure_future(self._broker.turn(batch, claim))
         try:
-            while self.unread:
-                await asyncio.sleep(0)  # lets it be sent first, and bodies start that have been unpacked
-                self._unpack(PIECE)
+            await asyncio.sleep(0)  # lets it be sent first
+            self._unpack()
             return await under_way
         finally:
             under_way.cancel()  # no more than a formality, unless this step itself was cancelled
@@ -169,9 +167,9 @@ class Turner:
         if self.claiming and self.leased.is_set():
             self._look_again(turn, claim)
 
-    def _unpack(self, most: int = BATCH) -> None:
-        """Take what a turn brought, or the first part of it, and start what has a slot."""
-        unknown = [delivery for delivery in self.unread[:most] if delivery.epoch not in self._slots.held]
+    def _unpack(self) -> None:
+        """Take what a turn brought, and start what has a slot."""
+        unknown = [delivery for delivery in self.unread if delivery.epoch not in self._slots.held]
         try:
             if self.claiming and self.leased.is_set():
                 for delivery in unknown:
@@ -181,7 +179,7 @@ class Turner:
                 for delivery in reversed(unknown):
                     self._executor.refuse(delivery)
         finally:  # not before each is among the held ones: the lease thread has to see it here or there
-            self.unread = self.unread[most:]
+            self.unread = ()
 
     def _look_again(self, turn: Turn, claim: Claim) -> None:
         """After a turn that could claim: when to make the next one."""
