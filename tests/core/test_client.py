@@ -563,12 +563,111 @@ async def test_headers_that_would_not_fit_are_refused_and_nothing_is_stored() ->
     async def stuff(job: Job, call_next: Handler) -> object:
         return await call_next(msgspec.structs.replace(job, headers={"x": "y" * 10_000}))
 
-    with pytest.raises(errors.ConfigError, match="headers"):
-        work.options(headers={"x": "y" * 10_000})
+    for headers in ({"x": "y" * 10_000}, {"x": "\ud800"}):
+        with pytest.raises(errors.ConfigError, match="headers"):
+            work.options(headers=headers)
     async with MemoryBroker() as broker, Client(broker) as client:
         with pytest.raises(errors.ConfigError, match="headers"):
             await client.perform_async(work)
         assert not state_of(broker).jobs
+
+
+SPOILED: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"id": ""}, errors.ConfigError, "'' cannot be a job id"),
+    ({"id": 5}, errors.ConfigError, "5 cannot be a job id"),
+    ({"queue": "a b"}, errors.ConfigError, "'a b' cannot name a queue"),
+    ({"priority": 9}, errors.ConfigError, "priority is 9"),
+    ({"priority": True}, errors.ConfigError, "priority is True"),
+    ({"headers": {"x": "y" * 10_000}}, errors.ConfigError, "headers have 10,001 characters"),
+    ({"headers": {"x": 5}}, errors.ConfigError, "headers is {'x': 5}"),
+    ({"headers": {"x": "\ud800"}}, errors.ConfigError, "strings that UTF-8 can hold"),
+    ({"delay": math.nan}, ValueError, "finite"),
+    ({"delay": math.inf}, ValueError, "finite"),
+    ({"delay": "5"}, TypeError, "the delay is '5'"),
+    ({"delay": timedelta(seconds=5)}, errors.ConfigError, "delay"),
+    ({"due": math.nan}, errors.ConfigError, "made due nan"),
+    ({"due": "tomorrow"}, errors.ConfigError, "due"),
+    ({"due": 5.0, "delay": 5.0}, errors.ConfigError, "both a delay (5.0) and a due time (5.0)"),
+    ({"created": math.nan}, errors.ConfigError, "created"),
+    ({"expires": math.inf}, errors.ConfigError, "made expires inf"),
+    ({"unique_key": 5}, errors.ConfigError, "unique_key"),
+    ({"group": object()}, errors.ConfigError, "object"),
+    ({"v": 2}, errors.ConfigError, "version 2"),
+    ({"task": "wrok"}, errors.NotATask, "'wrok', which its app does not have"),
+    ({"body": b'{"args":[1]}'}, TypeError, "made the body a bytes"),
+    ({"body": msgspec.Raw(b'{"args":["x"]}')}, errors.EncodeError, "Expected `int`, got `str` - at argument 'x'"),
+    ({"body": msgspec.Raw(b'{"args":[]}')}, errors.EncodeError, "missing a required argument: 'x'"),
+    ({"body": msgspec.Raw(b'{"args":[1]},"queue":"a b"')}, errors.ConfigError, "made body"),
+    ({"body": msgspec.Raw(b"not JSON")}, errors.ConfigError, "no worker could read"),
+    ({"body": msgspec.Raw(b'{"args":[%d]}' % 10**100)}, errors.PayloadTooLarge, "work(): the arguments take 112 bytes"),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"), SPOILED, ids=[f"{n} {'+'.join(s[0])}" for n, s in enumerate(SPOILED)]
+)
+async def test_what_middleware_spoils_is_refused_as_at_the_call_and_nothing_is_stored(
+    memory: MemoryBroker, change: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    app, _, work = middlewared()
+
+    @app.enqueue_middleware
+    async def spoil(job: Job, call_next: Handler) -> object:
+        return await call_next(msgspec.structs.replace(job, **change))
+
+    async with Client(memory, max_payload=100) as client:
+        with pytest.raises(kind, match=re.escape(message)):
+            await client.perform_async(work, 1)
+        with pytest.raises(errors.NotAllStored if issubclass(kind, errors.JobqError) else kind):
+            await client.perform_many([work.call(1)])
+    assert state_of(memory).jobs == {}
+
+
+@pytest.mark.parametrize("passed", [None, "job", 5])
+async def test_middleware_that_passes_on_no_job_is_told_so(memory: MemoryBroker, passed: Any) -> None:
+    app, _, work = middlewared()
+
+    @app.enqueue_middleware
+    async def forget(job: Job, call_next: Handler) -> object:
+        return await call_next(passed)
+
+    async with Client(memory) as client:
+        with pytest.raises(TypeError, match=r"call_next takes the job"):
+            await client.perform_async(work, 1)
+    assert state_of(memory).jobs == {}
+
+
+async def test_middleware_may_change_all_that_a_caller_may(memory: MemoryBroker) -> None:
+    app, _, work = middlewared()
+    change = {"id": "mine", "queue": "tagged", "priority": 4, "delay": 5, "body": msgspec.Raw(b'{"args":[2]}')}
+
+    @app.enqueue_middleware
+    async def rewrite(job: Job, call_next: Handler) -> object:
+        return await call_next(msgspec.structs.replace(job, **change))
+
+    async with Client(memory) as client:
+        handle = await client.perform_async(work, 1)
+    job = state_of(memory).jobs["mine"].job
+    assert handle.id == "mine"
+    assert (job.queue, job.priority, bytes(job.body)) == ("tagged", 4, b'{"args":[2]}')
+
+
+async def test_headers_that_middleware_writes_into_are_the_jobs_own(memory: MemoryBroker) -> None:
+    app, _, work = middlewared()
+
+    @app.enqueue_middleware
+    async def count(job: Job, call_next: Handler) -> object:
+        assert job.headers is not None
+        job.headers["n"] = job.headers.get("n", "") + "1"
+        return await call_next(job)
+
+    given = {"of": "caller"}
+    marked = work.options(headers=given)
+    given["later"] = "no"
+    async with Client(memory) as client:
+        for _ in range(2):
+            handle = await client.perform_async(marked, 1)
+            assert state_of(memory).jobs[handle.id].job.headers == {"of": "caller", "n": "1"}
 
 
 async def test_an_annotation_that_json_cannot_fill_is_told_at_the_call_and_at_a_worker_s_start() -> None:
