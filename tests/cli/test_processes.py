@@ -1,5 +1,6 @@
 """`--processes` and `--reload`: a parent and its children."""
 
+import asyncio
 import os
 import signal
 import time
@@ -7,6 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from jobq import Client
+from jobq.model import Claim, WorkerInfo
+from jobq.worker import processes
+from jobq.worker.settings import Settings
+from jobq.worker.sweep import LIMIT
+from jobq_memory import MemoryBroker
 from tests.cli.program import Program, Project, alive, until
 from tests.cli.sample import die_once, environment, forever, gate, ping, stuck
 
@@ -50,6 +57,28 @@ def test_a_killed_child_is_replaced_and_its_jobs_run(project: Project) -> None:
     until(lambda: len(children(parent)) == 2 and set(children(parent)) != set(before))
     parent.send(signal.SIGTERM)
     assert parent.wait() == 0
+
+
+async def bury_and_inherit(supervisor: processes._Supervisor, url: str, count: int) -> tuple[list[str], list[str]]:
+    """What one worker holds, and what another finds after the first one's burial."""
+    async with MemoryBroker(url) as broker:
+        async with Client(broker) as client:
+            await client.perform_many(ping.call(n) for n in range(count))
+        taken = list[list[str]]()
+        for name in ("dead", "heir"):
+            await broker.heartbeat(WorkerInfo(name, "elsewhere"), (), 600)
+            turn = await broker.turn((), Claim(name, ["default"], count))
+            taken.append([delivery.job.id for delivery in turn.deliveries])
+            await supervisor._sweep("dead")
+    return taken[0], taken[1]
+
+
+def test_all_that_a_dead_child_held_is_given_back_however_much_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    url, count = "memory://buried", 2 * LIMIT + 1
+    monkeypatch.setattr(processes, "open_broker", MemoryBroker)  # looking for the plug-in blocks
+    held, inherited = asyncio.run(bury_and_inherit(processes._Supervisor(Settings(app=None, broker=url)), url, count))
+    assert len(held) == count
+    assert inherited == held
 
 
 def test_a_signal_to_the_parent_stops_all_gracefully(project: Project) -> None:
