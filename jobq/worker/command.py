@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Final, NoReturn
 
 import click
 
+from jobq._interrupt import INTERRUPTED, Interruptible
 from jobq.errors import ConfigError, JobqError
 from jobq.worker import logs, orphans, processes, program, reload
-from jobq.worker.control import INTERRUPTED
 from jobq.worker.loading import app_name, load_app
 from jobq.worker.settings import Settings
 
@@ -108,7 +108,8 @@ def worker(**options: Any) -> None:
     logs.configure(settings.log_format, settings.log_level)
     origin = orphans.follow_parent()
     try:
-        code = _run(settings, origin)
+        with Interruptible():
+            code = _run(settings, origin)
     except KeyboardInterrupt:
         code = INTERRUPTED
     except JobqError as exc:

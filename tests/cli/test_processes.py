@@ -3,14 +3,18 @@
 import asyncio
 import os
 import signal
+import sys
 import time
+from asyncio.subprocess import Process
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobq import Client
 from jobq.model import Claim, WorkerInfo
 from jobq.worker import processes
+from jobq.worker.children import start
 from jobq.worker.settings import Settings
 from jobq.worker.sweep import LIMIT
 from jobq_memory import MemoryBroker
@@ -90,6 +94,28 @@ def test_a_signal_to_the_parent_stops_all_gracefully(project: Project) -> None:
     project.write("open", "")
     assert parent.wait() == 0
     assert project.matching("through")
+
+
+async def test_ctrl_c_while_a_child_is_started_reaches_the_parent_and_not_the_child(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    received = list[int]()
+    create = asyncio.create_subprocess_exec
+
+    async def interrupted(*command: str, **options: Any) -> Process:
+        os.kill(os.getpid(), signal.SIGINT)
+        return await create(*command, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", interrupted)
+    before = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    try:
+        child = await start([sys.executable, "-c", "import time; time.sleep(60)"], dict(os.environ))
+        child.send_signal(signal.SIGINT)
+        child.send_signal(signal.SIGTERM)
+        assert await child.wait() == -signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert received == [signal.SIGINT]
 
 
 def test_signals_to_everybody_count_once(project: Project) -> None:

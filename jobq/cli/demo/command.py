@@ -9,6 +9,7 @@ from typing import Final
 
 import click
 
+from jobq._interrupt import INTERRUPTED, Interruptible
 from jobq.cli.demo.run import Plan, Report, find_files, run
 from jobq.cli.demo.screen import Screen, make_screen, table
 from jobq.errors import ConfigError, JobqError
@@ -17,7 +18,6 @@ from jobq.worker.logs import printable
 __all__ = ["demo"]
 
 _TERMINATED: Final = 143
-_INTERRUPTED: Final = 130
 _SHOWN: Final = 5
 
 
@@ -36,13 +36,21 @@ def demo(folder: Path | None, broker: str | None, limit: int | None, concurrency
     process runs them. Some fail once and are retried, some are due a second later. In the end every file must have
     its result, or the exit code is 1.
     """
-    folder = folder or Path(sysconfig.get_path("stdlib"))
+    try:
+        with Interruptible():
+            files = _files(folder or Path(sysconfig.get_path("stdlib")), limit)
+            code = _conclude(_run(Plan(files=files, broker=broker, kill=kill, concurrency=concurrency)))
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def _files(folder: Path, limit: int | None) -> list[str]:
     files = find_files(folder, limit)
     if not files:
         raise click.UsageError(f"there are no readable files in {folder}")
     click.echo(f"{len(files):,} files in {folder}, a job for each")
-    plan = Plan(files=files, broker=broker, kill=kill, concurrency=concurrency)
-    sys.exit(_conclude(_run(plan)))
+    return files
 
 
 def _run(plan: Plan) -> Report:
@@ -50,7 +58,7 @@ def _run(plan: Plan) -> Report:
         with make_screen(len(plan.files), terminal=sys.stdout.isatty()) as screen:
             return asyncio.run(_until_terminated(plan, screen))
     except (KeyboardInterrupt, asyncio.CancelledError) as exc:
-        code = _INTERRUPTED if isinstance(exc, KeyboardInterrupt) else _TERMINATED
+        code = INTERRUPTED if isinstance(exc, KeyboardInterrupt) else _TERMINATED
         click.echo("stopped; the worker is gone, and so is the temporary folder", err=True)
         if plan.broker:
             click.echo(
