@@ -1,7 +1,9 @@
 """What a job may say of itself, whoever says it: a task's options, those of a call, or an enqueue middleware."""
 
+import difflib
 import math
 import re
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Final, cast
 
@@ -16,6 +18,12 @@ MAX_HEADERS: Final = 8 * 1024
 
 _NAME = re.compile(r"[A-Za-z0-9_.:<>-]{1,200}")
 _QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """The end of an error about `word`, if one of `words` is what was meant."""
+    near = difflib.get_close_matches(word, list(words), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def check_queue(name: object) -> str:

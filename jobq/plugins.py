@@ -6,6 +6,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Final, cast
 from urllib.parse import urlsplit
 
+from jobq._checks import nearest
 from jobq.broker import Broker, BrokerFactory
 from jobq.clock import Clock
 from jobq.errors import ConfigError, MissingExtra, UnknownBroker
@@ -31,7 +32,10 @@ def resolve_url(name_or_url: str, environ: Mapping[str, str] | None = None) -> s
     environ = os.environ if environ is None else environ
     url = environ.get(f"JOBQ_{name.upper()}_URL") or _DEFAULT_URLS.get(name)
     if url is None:
-        raise UnknownBroker(f"{name_or_url!r} is no broker: give a URL, or one of {', '.join(sorted(_DEFAULT_URLS))}")
+        raise UnknownBroker(
+            f"{_masked(name_or_url)!r} is no broker: give a URL, or one of {', '.join(sorted(_DEFAULT_URLS))}."
+            f"{nearest(name, _DEFAULT_URLS)}"
+        )
     return url
 
 
@@ -48,8 +52,15 @@ def open_broker(name_or_url: str, *, clock: Clock | None = None) -> Broker:
     entry = installed.get(name)
     if entry is None:
         names = ", ".join(sorted(installed)) or "none (is jobq itself installed? try: pip install jobq)"
-        raise UnknownBroker(f"no installed broker serves {scheme + '://'!r}; installed are: {names}")
+        near = nearest(base, [*installed, *(alias for alias, name in _SCHEMES.items() if name in installed)])
+        raise UnknownBroker(f"no installed broker serves {scheme + '://'!r}; installed are: {names}.{near}")
     return _load(entry)(url, clock=clock)
+
+
+def _masked(text: str) -> str:
+    """A URL without its `://` may hold a password all the same."""
+    before, at, after = text.rpartition("@")
+    return f"***@{after}" if at and before else text
 
 
 def _load(entry: EntryPoint) -> BrokerFactory:
@@ -58,8 +69,9 @@ def _load(entry: EntryPoint) -> BrokerFactory:
     except ImportError as exc:
         if exc.name is None or exc.name.split(".")[0].startswith("jobq"):
             raise  # the plug-in itself is broken: advice to install something would be wrong
+        extra = f'"jobq[{entry.name}]"' if entry.dist is None or entry.dist.name == "jobq" else exc.name
         raise MissingExtra(
-            f'the {entry.name} broker needs {exc.name!r}, which is not installed: pip install "jobq[{entry.name}]"'
+            f"the {entry.name} broker needs {exc.name!r}, which is not installed: pip install {extra}"
         ) from exc
     if not callable(loaded):
         raise ConfigError(f"the entry point {entry.name} = {entry.value} is not callable")

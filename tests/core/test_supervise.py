@@ -18,9 +18,18 @@ Step = tuple[float, Exception | None]
 AWAY = BrokerUnavailable("nobody is there")
 
 
+def draw(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    """Make every random number the same share of its range."""
+
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * share
+
+    monkeypatch.setattr("random.uniform", uniform)
+
+
 @pytest.fixture(autouse=True)
 def _no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("random.uniform", lambda _, high: high)
+    draw(monkeypatch, 1.0)
 
 
 async def moments(steps: Sequence[Step], clock: ManualClock, *, cap: float = CAP) -> list[float]:
@@ -91,7 +100,7 @@ async def test_a_step_that_goes_well_without_an_end_is_in_good_health_too(clock:
 
 
 async def test_the_pause_is_a_random_part_of_the_delay(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("random.uniform", lambda low, high: low + (high - low) / 4)
+    draw(monkeypatch, 0.25)
     assert await pauses([(0.01, AWAY)] * 3, clock) == [0.025, 0.05, 0.1]
 
 
