@@ -1,7 +1,8 @@
-"""Ctrl-C in a program of jobq: until it can be handled, and once all is done, it ends the process without a traceback.
+"""Ctrl-C in a program of jobq: until there is something to stop, and when all is done, it ends the process at once.
 
-Importing takes a good part of a second, and whoever has mistyped does not wait. So this module comes before all others,
-acts when it is imported, and only in a process that was started as `python -m jobq…` or as the `jobq` command.
+Python would show a traceback, or several: an event loop that is half made complains, too. Importing takes a good part
+of a second, and whoever has mistyped does not wait; so this module comes before all others. It acts when it is
+imported, and only in a process that was started as `python -m jobq…` or as the `jobq` command.
 """
 
 import os
@@ -10,23 +11,27 @@ import sys
 from types import FrameType, TracebackType
 from typing import Final
 
-__all__ = ["INTERRUPTED", "Interruptible"]
+__all__ = ["INTERRUPTED", "Interruptible", "end_at_once"]
 
 INTERRUPTED: Final = 130
 """The exit code."""
 
 
 class Interruptible:
-    """A block in which Ctrl-C raises `KeyboardInterrupt`, as there is something to clean up; not so around it."""
+    """A block of somebody else's code, in which Ctrl-C raises `KeyboardInterrupt`, so that it can clean up."""
 
     def __enter__(self) -> None:
-        self._armed = signal.getsignal(signal.SIGINT) is _leave
-        if self._armed:
+        if signal.getsignal(signal.SIGINT) is _leave:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        if self._armed and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, _leave)
+        end_at_once()
+
+
+def end_at_once() -> None:
+    """From now on Ctrl-C ends the process, if it is a program of ours and has no other idea; in no other process."""
+    if _OURS and signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a child's is ignored
+        signal.signal(signal.SIGINT, _leave)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -45,5 +50,5 @@ def _is_ours() -> bool:
     return name in {"jobq", "jobq.exe"} and folder == os.path.realpath(beside)
 
 
-if _is_ours() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a child's is ignored
-    signal.signal(signal.SIGINT, _leave)
+_OURS: Final = _is_ours()
+end_at_once()

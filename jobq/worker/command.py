@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final, NoReturn
 
 import click
 
-from jobq._interrupt import INTERRUPTED, Interruptible
+from jobq._interrupt import INTERRUPTED, Interruptible, end_at_once
 from jobq.errors import ConfigError, JobqError
 from jobq.worker import logs, orphans, processes, program, reload
 from jobq.worker.loading import app_name, load_app
@@ -108,8 +108,7 @@ def worker(**options: Any) -> None:
     logs.configure(settings.log_format, settings.log_level)
     origin = orphans.follow_parent()
     try:
-        with Interruptible():
-            code = _run(settings, origin)
+        code = _run(settings, origin)
     except KeyboardInterrupt:
         code = INTERRUPTED
     except JobqError as exc:
@@ -118,6 +117,7 @@ def worker(**options: Any) -> None:
         # what surrounds the jobs, e.g. a lifespan, is the app's own code: here its traceback is what helps
         log.critical("the worker ended with an error", exc_info=exc)
         code = FAILED
+    end_at_once()  # closing an event loop has undone it
     sys.exit(code)
 
 
@@ -126,7 +126,8 @@ def _run(settings: Settings, origin: orphans.Origin) -> int:
     settings = replace(settings, app=app_name(settings.app))
     if settings.reload:
         return reload.run(settings, origin)
-    app = load_app(settings.app or "")
+    with Interruptible():
+        app = load_app(settings.app or "")
     settings = settings.for_app(app)
     runner = processes.run if settings.processes > 1 else program.run
     return runner(settings, app, origin)
