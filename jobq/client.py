@@ -66,7 +66,10 @@ class Client:
         max_payload: int = MAX_PAYLOAD,
         clock: Clock | None = None,
     ) -> None:
+        if not isinstance(broker, str) and not hasattr(type(broker), "enqueue"):
+            raise ConfigError(f"the broker is {broker!r}; it is a URL, e.g. sqlite:///jobs.db, or a broker object")
         self._own = isinstance(broker, str)
+        self._open = not self._own
         self._broker = open_broker(broker, clock=clock) if isinstance(broker, str) else broker
         self._clock = clock or SYSTEM_CLOCK
         if not 0 < max_payload <= _MOST_PAYLOAD:
@@ -78,11 +81,13 @@ class Client:
     async def __aenter__(self) -> Self:
         if self._own:
             await self._stack.enter_async_context(self._broker)
+            self._open = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
+        self._open = not self._own
         try:
             await self._outbox.close()
         finally:
@@ -131,6 +136,8 @@ class Client:
         return task.signature.encode(args, kwargs, self._max_payload)
 
     def _job(self, task: Task[..., Any], body: Raw, *, delay: float | None = None, due: float | None = None) -> Job:
+        if not self._open:
+            raise ConfigError('this client is not open; use it as "async with app.client(url) as client:"')
         config, overrides = task.config, task.overrides
         return Job(
             id=overrides.id or new_id(),

@@ -42,8 +42,8 @@ def _split(context: click.Context, option: click.Parameter, values: Sequence[str
     envvar="JOBQ_BROKER",
     default="sqlite:///jobq.db",
     show_default=True,
-    help="Where the jobs are: a URL, or sqlite, redis, rmq, postgres, memory. A name takes its URL from "
-    "JOBQ_<NAME>_URL or is that broker's usual local address.",
+    help="Where the jobs are: a URL, or the name of an installed broker: sqlite, redis, memory. A name takes its URL "
+    "from JOBQ_<NAME>_URL or is that broker's usual local address.",
 )
 @click.option(
     "-q",

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -424,6 +424,38 @@ async def test_not_all_stored_says_what_is_unknown(faulty: Faulty) -> None:
 async def test_a_bad_url_is_an_error_when_the_client_is_made(url: str, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         app.client(url)
+
+
+@pytest.mark.parametrize("broker", [None, 5, b"sqlite:///jobs.db", Path("jobs.db"), MemoryBroker])
+def test_what_is_no_broker_is_an_error_when_the_client_is_made(broker: Any) -> None:
+    with pytest.raises(errors.ConfigError, match=r"the broker is .*; it is a URL"):
+        Client(broker)
+
+
+async def test_a_client_that_is_not_open_says_at_once_how_to_use_it() -> None:
+    client = Client("memory://not-open")
+    for _ in range(2):
+        with pytest.raises(errors.ConfigError, match=r"not open; use it as .async with"):
+            await client.perform_async(add, 1)
+        with pytest.raises(errors.ConfigError, match=r"not open"):
+            await client.perform_many([add.call(1)])
+        async with client:
+            await client.perform_async(add, 1)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: Client("memory://", timeot=5),  # type: ignore[call-arg]
+        lambda: app.client("memory://", timeot=5),  # type: ignore[call-arg]
+        lambda: app.task(timeot=5),  # type: ignore[call-overload]
+        lambda: add.options(timeot=5),  # type: ignore[call-arg]
+        lambda: Worker(app, "memory://", timeot=5),
+    ],
+)
+def test_an_unknown_option_is_named(call: Callable[[], object]) -> None:
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'timeot'"):
+        call()
 
 
 # --- enqueue middleware
