@@ -15,6 +15,7 @@
 and then `python -m jobq.worker module:app --broker sqlite:///jobs.db`.
 """
 
+from jobq import _interrupt as _interrupt  # the first acts at once, so it has to be the first
 from jobq import errors
 from jobq._context import CurrentJob, current
 from jobq._retry import Exponential, Retry

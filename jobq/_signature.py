@@ -113,11 +113,13 @@ class Signature:
         self.check_size(len(body), limit)
         if b"null" in body:
             self._refuse_nan(args, kwargs)
-        try:
-            self.decode(body)
-        except DecodeError as exc:
-            raise EncodeError(str(exc)) from None
+        self._check_readable(body)
         return Raw(body)
+
+    def check_body(self, body: Raw, limit: int) -> None:
+        """Raise `EncodeError` for a body, whoever made it, that is too large or that no worker could read."""
+        self.check_size(len(memoryview(body)), limit)
+        self._check_readable(body)
 
     def check_size(self, size: int, limit: int) -> None:
         """Raise `PayloadTooLarge` for a body of more than `limit` bytes."""
@@ -126,6 +128,12 @@ class Signature:
                 f"{self.name}(): the arguments take {size:,} bytes, the limit is {limit:,}. "
                 "Store the data elsewhere and pass a reference to it"
             )
+
+    def _check_readable(self, body: bytes | Raw) -> None:
+        try:
+            self.decode(body)
+        except DecodeError as exc:
+            raise EncodeError(str(exc)) from None
 
     def decode(self, body: bytes | Raw) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """The arguments of a stored call, as the annotated types. Raises `DecodeError`, naming the argument."""

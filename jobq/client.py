@@ -1,7 +1,6 @@
 """Clients: where an application enqueues jobs."""
 
 import asyncio
-import math
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
@@ -10,17 +9,18 @@ from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast
 
 from msgspec import Raw
 
+from jobq._checks import check_job, seconds
 from jobq._ids import new_id
 from jobq._outbox import Outbox
 from jobq._signature import MAX_PAYLOAD
 from jobq.broker import Broker
 from jobq.clock import SYSTEM_CLOCK, Clock
 from jobq.codec import MAX_ENVELOPE
-from jobq.errors import FAR, BrokerError, ConfigError, JobqError, NotAllStored, NotATask, OutcomeUnknown
+from jobq.errors import BrokerError, ConfigError, JobqError, NotAllStored, NotATask, OutcomeUnknown
 from jobq.middleware import chain
 from jobq.model import MAX_CHUNK, Answer, Fate, Job
 from jobq.plugins import open_broker
-from jobq.registry import Call, Registry, Task, check_headers
+from jobq.registry import Call, Registry, Task
 
 __all__ = ["Client", "JobHandle"]
 
@@ -66,7 +66,10 @@ class Client:
         max_payload: int = MAX_PAYLOAD,
         clock: Clock | None = None,
     ) -> None:
+        if not isinstance(broker, str) and not hasattr(type(broker), "enqueue"):
+            raise ConfigError(f"the broker is {broker!r}; it is a URL, e.g. sqlite:///jobs.db, or a broker object")
         self._own = isinstance(broker, str)
+        self._open = not self._own
         self._broker = open_broker(broker, clock=clock) if isinstance(broker, str) else broker
         self._clock = clock or SYSTEM_CLOCK
         if not 0 < max_payload <= _MOST_PAYLOAD:
@@ -78,11 +81,13 @@ class Client:
     async def __aenter__(self) -> Self:
         if self._own:
             await self._stack.enter_async_context(self._broker)
+            self._open = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
+        self._open = not self._own
         try:
             await self._outbox.close()
         finally:
@@ -100,8 +105,8 @@ class Client:
         self, delay: float | timedelta, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> JobHandle[R]:
         """Enqueue a call to be run after `delay` (seconds or timedelta) on the broker's clock; 0 or less means now."""
-        seconds = _seconds(delay)
-        return await self._perform(task, self._body(task, args, kwargs), delay=seconds)
+        wait = seconds(delay)
+        return await self._perform(task, self._body(task, args, kwargs), delay=wait)
 
     async def perform_at(self, at: datetime, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Enqueue a call to be run at `at`, an aware datetime; in the past means now."""
@@ -131,6 +136,8 @@ class Client:
         return task.signature.encode(args, kwargs, self._max_payload)
 
     def _job(self, task: Task[..., Any], body: Raw, *, delay: float | None = None, due: float | None = None) -> Job:
+        if not self._open:
+            raise ConfigError('this client is not open; use it as "async with app.client(url) as client:"')
         config, overrides = task.config, task.overrides
         return Job(
             id=overrides.id or new_id(),
@@ -140,7 +147,7 @@ class Client:
             created=self._clock.time(),
             delay=delay,
             due=due,
-            headers=overrides.headers,
+            headers=overrides.headers and dict(overrides.headers),  # a middleware may write into it
             body=body,
         )
 
@@ -157,10 +164,10 @@ class Client:
         """Store `job` inside the app's enqueue middlewares."""
         answers: list[Answer] = []
 
-        async def store(job: Job) -> object:
-            if job.headers:
-                check_headers(job.headers)
-            (answer,) = await self._outbox.store((job,))
+        async def store(passed: Job) -> object:
+            check_job(passed)
+            self._check_body(passed, job, registry)
+            (answer,) = await self._outbox.store((passed,))
             answers.append(answer)
             return answer
 
@@ -168,6 +175,14 @@ class Client:
         if not answers:
             return JobHandle(job.id, job.task, None)
         return JobHandle(answers[-1].id, job.task, answers[-1].fate)
+
+    def _check_body(self, passed: Job, job: Job, registry: Registry) -> None:
+        """Raise unless the task of `passed` takes its body, which may be another than the checked one of `job`."""
+        task = registry.tasks.get(passed.task)
+        if task is None:
+            raise NotATask(f"an enqueue middleware made the task {passed.task!r}, which its app does not have")
+        if (passed.task, passed.body) != (job.task, job.body):
+            task.signature.check_body(passed.body, self._max_payload)
 
     async def _many(self, jobs: list[Job]) -> list[JobHandle[Any]]:
         handles: list[JobHandle[Any]] = []
@@ -213,16 +228,6 @@ def _chunks(jobs: Sequence[Job]) -> Iterable[Sequence[Job]]:
             start, size = index, len(memoryview(job.body))
     if start < len(jobs):
         yield jobs[start:]
-
-
-def _seconds(delay: float | timedelta) -> float:
-    if isinstance(delay, timedelta):
-        delay = delay.total_seconds()
-    if isinstance(delay, bool) or not isinstance(delay, (int, float)):
-        raise TypeError(f"the delay is {delay!r}; it is a number of seconds or a timedelta, and comes first")
-    if not -math.inf < delay <= FAR:
-        raise ValueError(f"the delay is {delay!r} seconds; it must be a finite number of seconds")
-    return float(delay)
 
 
 def _timestamp(at: datetime) -> float:

@@ -6,6 +6,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Final, cast
 from urllib.parse import urlsplit
 
+from jobq._checks import nearest
 from jobq.broker import Broker, BrokerFactory
 from jobq.clock import Clock
 from jobq.errors import ConfigError, MissingExtra, UnknownBroker
@@ -21,6 +22,7 @@ _DEFAULT_URLS: Final = {
     "sqlite": "sqlite:///jobq.db",
 }
 _SCHEMES: Final = {"rediss": "redis", "unix": "redis", "amqp": "rmq", "amqps": "rmq", "postgresql": "postgres"}
+_FILES: Final = (".db", ".sqlite", ".sqlite3")
 
 
 def resolve_url(name_or_url: str, environ: Mapping[str, str] | None = None) -> str:
@@ -31,7 +33,9 @@ def resolve_url(name_or_url: str, environ: Mapping[str, str] | None = None) -> s
     environ = os.environ if environ is None else environ
     url = environ.get(f"JOBQ_{name.upper()}_URL") or _DEFAULT_URLS.get(name)
     if url is None:
-        raise UnknownBroker(f"{name_or_url!r} is no broker: give a URL, or one of {', '.join(sorted(_DEFAULT_URLS))}")
+        names = sorted(_installed())
+        near = f" A file is sqlite:///{name_or_url}" if name.endswith(_FILES) else nearest(name, names)
+        raise UnknownBroker(f"{_masked(name_or_url)!r} is no broker: give a URL, or one of {', '.join(names)}.{near}")
     return url
 
 
@@ -44,12 +48,23 @@ def open_broker(name_or_url: str, *, clock: Clock | None = None) -> Broker:
     scheme = urlsplit(url).scheme.lower()
     base = scheme.partition("+")[0]
     name = _SCHEMES.get(base, base)
-    installed = {entry.name: entry for entry in entry_points(group=GROUP)}
+    installed = _installed()
     entry = installed.get(name)
     if entry is None:
         names = ", ".join(sorted(installed)) or "none (is jobq itself installed? try: pip install jobq)"
-        raise UnknownBroker(f"no installed broker serves {scheme + '://'!r}; installed are: {names}")
+        near = nearest(base, [*installed, *(alias for alias, name in _SCHEMES.items() if name in installed)])
+        raise UnknownBroker(f"no installed broker serves {scheme + '://'!r}; installed are: {names}.{near}")
     return _load(entry)(url, clock=clock)
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def _masked(text: str) -> str:
+    """A URL without its `://` may hold a password all the same."""
+    before, at, after = text.rpartition("@")
+    return f"***@{after}" if at and before else text
 
 
 def _load(entry: EntryPoint) -> BrokerFactory:
@@ -58,8 +73,9 @@ def _load(entry: EntryPoint) -> BrokerFactory:
     except ImportError as exc:
         if exc.name is None or exc.name.split(".")[0].startswith("jobq"):
             raise  # the plug-in itself is broken: advice to install something would be wrong
+        extra = f'"jobq[{entry.name}]"' if entry.dist is None or entry.dist.name == "jobq" else exc.name
         raise MissingExtra(
-            f'the {entry.name} broker needs {exc.name!r}, which is not installed: pip install "jobq[{entry.name}]"'
+            f"the {entry.name} broker needs {exc.name!r}, which is not installed: pip install {extra}"
         ) from exc
     if not callable(loaded):
         raise ConfigError(f"the entry point {entry.name} = {entry.value} is not callable")

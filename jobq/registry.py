@@ -1,20 +1,20 @@
 """Tasks and what surrounds them: names to functions, and nothing outside this table is ever run."""
 
 import inspect
-import re
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast
+from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
 
 from msgspec import Raw
 
+from jobq._checks import check_headers, check_id, check_name, check_priority, check_queue
 from jobq._retry import Retry
 from jobq._signature import Signature
 from jobq.codec import MAX_ENVELOPE
 from jobq.errors import ConfigError
 from jobq.middleware import Middleware
-from jobq.model import DEFAULT_PRIORITY, DEFAULT_QUEUE, PRIORITIES, Job
+from jobq.model import DEFAULT_PRIORITY, DEFAULT_QUEUE, Job
 
 __all__ = [
     "AsyncTask",
@@ -25,7 +25,6 @@ __all__ = [
     "SyncTask",
     "Task",
     "TaskOptions",
-    "check_queue",
 ]
 
 P = ParamSpec("P")
@@ -35,19 +34,6 @@ R_co = TypeVar("R_co", covariant=True)
 FailureHandler = Callable[[Job, BaseException], Awaitable[object] | object]
 """Called with the job and what it raised; may be async. What it raises itself is logged and ignored."""
 Lifespan = Callable[[], AbstractAsyncContextManager[dict[str, Any]]]
-
-MAX_HEADERS: Final = 8 * 1024
-"""Characters, all names and values together; even escaped they fit into an envelope beside its arguments."""
-
-_NAME = re.compile(r"[A-Za-z0-9_.:<>-]{1,200}")
-_QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,128}")
-
-
-def check_queue(name: object) -> str:
-    """`name`, if it can name a queue. Raises `ConfigError`."""
-    if isinstance(name, str) and _QUEUE.fullmatch(name):
-        return name
-    raise ConfigError(f"{name!r} cannot name a queue: 1 to 128 of A-Z a-z 0-9 _ . -")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,31 +71,6 @@ class TaskOptions:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def check_priority(priority: object) -> int:
-    """`priority`, if it is one. Raises `ConfigError`."""
-    if isinstance(priority, int) and not isinstance(priority, bool) and priority in PRIORITIES:
-        return priority
-    raise ConfigError(f"priority is {priority!r}; it is a whole number from 0 to 4, and higher runs first")
-
-
-def check_id(job_id: object) -> None:
-    """Raise `ConfigError` unless `job_id` can be a job's id."""
-    if not (isinstance(job_id, str) and _NAME.fullmatch(job_id)):
-        raise ConfigError(f"{job_id!r} cannot be a job id: 1 to 200 of A-Z a-z 0-9 _ . : < > -")
-
-
-def check_headers(headers: object) -> None:
-    """Raise `ConfigError` unless `headers` is a dict of strings of a size that envelopes have room for."""
-    if isinstance(headers, dict):
-        pairs = cast("dict[object, object]", headers).items()
-        texts = [text for pair in pairs for text in pair if isinstance(text, str)]
-        if len(texts) == 2 * len(pairs):
-            if (size := sum(map(len, texts))) > MAX_HEADERS:
-                raise ConfigError(f"headers have {size:,} characters, the limit is {MAX_HEADERS:,}")
-            return
-    raise ConfigError(f"headers is {headers!r}; it is a dict of strings")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +139,7 @@ class Task(Generic[P, R_co]):
             queue=queue or old.queue,
             priority=old.priority if priority is None else priority,
             id=id or old.id,
-            headers=old.headers if headers is None else headers,
+            headers=old.headers if headers is None else dict(headers),
         )
         return copy
 
@@ -214,8 +175,7 @@ class Registry:
     def add(self, function: Callable[..., Any], name: str | None, options: TaskOptions) -> Task[..., Any]:
         """Register `function`. Raises `ConfigError` if its name is taken or cannot be one."""
         name = name or str(getattr(function, "__qualname__", type(function).__qualname__))
-        if not _NAME.fullmatch(name):
-            raise ConfigError(f"{name!r} cannot name a task: 1 to 200 of A-Z a-z 0-9 _ . : < > -")
+        check_name(name)
         if (other := self.tasks.get(name)) is not None:
             raise ConfigError(
                 f"two tasks are named {name!r}: {_place(other.function)} and {_place(function)}. Give one of them name="

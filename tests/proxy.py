@@ -29,7 +29,7 @@ class _Link:
 class Proxy:
     """Forwards to `host:port` from a free port of its own, `port`, and does damage on demand.
 
-    Faults hold for present and future connections until `heal`; `cut` and `drop_next_reply` happen once.
+    Faults hold for present and future connections until `heal`; `cut` happens once.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -41,10 +41,14 @@ class Proxy:
         self._refusing = False
         self._seconds = 0.0
         self._size = BUFFER
-        self._dropping = False
+        self._lose: bytes | None = None
+        self._every = 1
+        self._times: int | None = None
         self.port = 0
-        self.dropped = asyncio.Event()
-        """Set when the reply that `drop_next_reply` asked for was lost."""
+        self.opened = 0
+        """How many connections there have been."""
+        self.lost = 0
+        """How many replies were lost."""
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -89,14 +93,16 @@ class Proxy:
         """Forward at most `size` bytes at once."""
         self._size = size
 
-    def drop_next_reply(self) -> None:
-        """Let the next request through; when the reply to it comes, lose it and reset the connection."""
-        self.dropped.clear()
-        self._dropping = True
+    def lose_replies(self, to: bytes = b"", *, every: int = 1, times: int | None = None) -> None:
+        """Let requests through, and lose the replies to those that contain `to`, with their connections.
+
+        Of a connection's requests, the reply to one in `every` is lost; at most `times` are, or any number.
+        """
+        self._lose, self._every, self._times = to, every, times
 
     def heal(self) -> None:
         """Undo all of it. What a blackhole held up arrives now."""
-        self._refusing = self._dropping = False
+        self._refusing, self._lose = False, None
         self._seconds, self._size = 0.0, BUFFER
         self._flowing.set()
 
@@ -106,6 +112,7 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
+        self.opened += 1
         link = _Link(writer, server_writer)
         task = asyncio.current_task()
         assert task is not None
@@ -132,20 +139,29 @@ class Proxy:
             await asyncio.gather(*ways, return_exceptions=True)
 
     async def _requests(self, reader: asyncio.StreamReader, link: _Link, asked: asyncio.Event) -> None:
+        count = 0
         while data := await reader.read(BUFFER):
-            if self._dropping:
-                asked.set()
+            if self._lose is not None and self._lose in data:
+                count += 1
+                if count % self._every == 0:
+                    asked.set()
             await self._forward(data, link.server)
 
     async def _replies(self, reader: asyncio.StreamReader, link: _Link, asked: asyncio.Event) -> None:
-        """A reply is dropped only on the connection that asked after `drop_next_reply` was called."""
+        """A reply is lost only on a connection that asked after `lose_replies` was called."""
         while data := await reader.read(BUFFER):
-            if self._dropping and asked.is_set():
-                self._dropping = False
+            if self._lose is not None and asked.is_set():
+                self._count_loss()
                 link.reset()
-                self.dropped.set()
                 return
             await self._forward(data, link.client)
+
+    def _count_loss(self) -> None:
+        self.lost += 1
+        if self._times is not None:
+            self._times -= 1
+            if self._times == 0:
+                self._lose = None
 
     async def _forward(self, data: bytes, writer: asyncio.StreamWriter) -> None:
         if self._seconds:

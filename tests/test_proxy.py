@@ -112,12 +112,12 @@ async def test_a_blackhole_lets_nothing_through_and_loses_nothing(client: Client
     assert await answer == b"two\n"
 
 
-async def test_a_dropped_reply_loses_the_reply_but_not_the_request(client: Client, proxy: Proxy, echo: Echo) -> None:
+async def test_a_lost_reply_loses_the_reply_but_not_the_request(client: Client, proxy: Proxy, echo: Echo) -> None:
     await client.ask(b"one\n")
-    proxy.drop_next_reply()
+    proxy.lose_replies(times=1)
     with pytest.raises(ConnectionResetError):
         await client.ask(b"two\n")
-    assert proxy.dropped.is_set()
+    assert proxy.lost == 1
     assert echo.asked == [b"one\n", b"two\n"]
     again = await connect(proxy)
     assert await again.ask(b"three\n") == b"three\n"
@@ -128,11 +128,32 @@ async def test_other_connections_keep_their_replies(client: Client, proxy: Proxy
     other = await connect(proxy)
     await other.ask(b"one\n")
     await client.ask(b"one\n")
-    proxy.drop_next_reply()
+    proxy.lose_replies(times=1)
     with pytest.raises(ConnectionResetError):
         await client.ask(b"two\n")
     assert await other.ask(b"three\n") == b"three\n"
     other.writer.transport.abort()
+
+
+async def test_replies_are_lost_until_it_is_healed(proxy: Proxy, echo: Echo) -> None:
+    proxy.lose_replies()
+    for _ in range(3):
+        assert await lost(await connect(proxy))
+    proxy.heal()
+    client = await connect(proxy)
+    assert await client.ask(b"two\n") == b"two\n"
+    client.writer.transport.abort()
+    assert echo.asked == [b"hello\n"] * 3 + [b"two\n"]
+    assert (proxy.lost, proxy.opened) == (3, 4)
+
+
+async def test_only_one_in_so_many_replies_to_what_is_named_is_lost(client: Client, proxy: Proxy) -> None:
+    proxy.lose_replies(b"now", every=2)
+    for line in (b"now\n", b"later\n", b"later\n"):
+        assert await client.ask(line) == line
+    with pytest.raises(ConnectionResetError):
+        await client.ask(b"now\n")
+    assert proxy.lost == 1
 
 
 async def test_a_delay_holds_up_requests_and_replies(client: Client, proxy: Proxy) -> None:

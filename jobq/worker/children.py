@@ -8,7 +8,8 @@ from asyncio.subprocess import Process
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from jobq.worker.control import INTERRUPTED, Echo
+from jobq._interrupt import INTERRUPTED
+from jobq.worker.control import Echo
 
 __all__ = ["Children", "start"]
 
@@ -20,12 +21,16 @@ log = logging.getLogger("jobq.worker")
 
 
 async def start(command: Sequence[str], env: Mapping[str, str], stderr: int | None = None) -> Process:
-    """Start a child that ignores SIGINT from its first moment: a Ctrl-C goes to the whole terminal. One at a time."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Start a child that is deaf to SIGINT from its first moment: a Ctrl-C goes to the whole terminal. One at a time.
+
+    `orphans.follow_parent` is the child's part in it.
+    """
+    # it inherits what is blocked; ignoring would do for the child, but lose what comes for us in the meantime
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return await asyncio.create_subprocess_exec(*command, env=env, stderr=stderr)
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Children:

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Final, NoReturn
 
 import click
 
+from jobq._interrupt import INTERRUPTED, Interruptible, end_at_once
 from jobq.errors import ConfigError, JobqError
 from jobq.worker import logs, orphans, processes, program, reload
-from jobq.worker.control import INTERRUPTED
 from jobq.worker.loading import app_name, load_app
 from jobq.worker.settings import Settings
 
@@ -42,8 +42,8 @@ def _split(context: click.Context, option: click.Parameter, values: Sequence[str
     envvar="JOBQ_BROKER",
     default="sqlite:///jobq.db",
     show_default=True,
-    help="Where the jobs are: a URL, or sqlite, redis, rmq, postgres, memory. A name takes its URL from "
-    "JOBQ_<NAME>_URL or is that broker's usual local address.",
+    help="Where the jobs are: a URL, or the name of an installed broker: sqlite, redis, memory. A name takes its URL "
+    "from JOBQ_<NAME>_URL or is that broker's usual local address.",
 )
 @click.option(
     "-q",
@@ -117,6 +117,7 @@ def worker(**options: Any) -> None:
         # what surrounds the jobs, e.g. a lifespan, is the app's own code: here its traceback is what helps
         log.critical("the worker ended with an error", exc_info=exc)
         code = FAILED
+    end_at_once()  # closing an event loop has undone it
     sys.exit(code)
 
 
@@ -125,7 +126,8 @@ def _run(settings: Settings, origin: orphans.Origin) -> int:
     settings = replace(settings, app=app_name(settings.app))
     if settings.reload:
         return reload.run(settings, origin)
-    app = load_app(settings.app or "")
+    with Interruptible():
+        app = load_app(settings.app or "")
     settings = settings.for_app(app)
     runner = processes.run if settings.processes > 1 else program.run
     return runner(settings, app, origin)

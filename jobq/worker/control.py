@@ -12,11 +12,11 @@ import traceback
 from types import FrameType
 from typing import Any, Final
 
+from jobq._interrupt import INTERRUPTED
 from jobq.worker.worker import Worker
 
 __all__ = ["Control", "Echo", "leave"]
 
-INTERRUPTED: Final = 130
 _MARGIN: Final = 1.9
 """Seconds after the grace in which the worker ends by itself; then this thread ends the process."""
 _THIRD: Final = 3

@@ -1,6 +1,5 @@
 """From `module:app` to the App; whatever is wrong with it is said in words."""
 
-import difflib
 import importlib
 import os
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, cast
 
+from jobq._checks import nearest
 from jobq.app import App
 from jobq.errors import AppNotFound
 
@@ -88,7 +88,7 @@ def _import(module: str, name: str) -> ModuleType:
             raise AppNotFound(_broken(module, exc)) from exc
         raise AppNotFound(
             f"cannot load {name!r}: there is no module {exc.name!r}, neither here ({Path.cwd()}) "
-            f"nor installed.{_nearest(exc.name.rpartition('.')[2], _modules_beside(exc.name))}"
+            f"nor installed.{nearest(exc.name.rpartition('.')[2], _modules_beside(exc.name))}"
         ) from None
     except (Exception, SystemExit) as exc:
         raise AppNotFound(_broken(module, exc)) from exc
@@ -131,13 +131,8 @@ def _apps_in(module: ModuleType) -> str:
 
 
 def _no_such_attribute(module: ModuleType, path: str) -> str:
-    near = _nearest(path, _apps(module)) or _nearest(path, list(vars(module)))
+    near = nearest(path, _apps(module)) or nearest(path, list(vars(module)))
     return f"the module {module.__name__!r} has no {path!r}. {_apps_in(module)}.{near}"
-
-
-def _nearest(word: str, words: list[str]) -> str:
-    near = difflib.get_close_matches(word, words, n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _a(noun: str) -> str:

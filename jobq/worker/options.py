@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from jobq._checks import check_queue
 from jobq.errors import ConfigError
 from jobq.model import DEFAULT_QUEUE
-from jobq.registry import Registry, check_queue
+from jobq.registry import Registry
 
 __all__ = ["QueueWeight", "WorkerOptions", "parse_queue", "queues_of"]
 

@@ -32,6 +32,7 @@ def follow_parent() -> Origin:
     if not parent:
         return Origin()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # `children.start` has blocked it until now
     if not _ask_kernel():
         threading.Thread(target=_watch, args=(parent,), name="jobq parent watch", daemon=True).start()
     if os.getppid() != parent:  # it died before we asked

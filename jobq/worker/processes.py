@@ -86,9 +86,8 @@ class _Supervisor:
         """Give what it held to the others now, and not when its lease ends."""
         try:
             async with open_broker(self._settings.broker) as broker:
-                swept = await broker.sweep(self._host, LIMIT, [worker])
-                while swept.more:
-                    swept = await broker.sweep(self._host, LIMIT)
+                while (await broker.sweep(self._host, LIMIT, [worker])).more:
+                    pass
         except BrokerError as exc:
             log.warning("%s; what %s held waits for the end of its lease", exc, worker)
 

@@ -1,12 +1,23 @@
 """`--processes` and `--reload`: a parent and its children."""
 
+import asyncio
 import os
 import signal
+import sys
 import time
+from asyncio.subprocess import Process
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from jobq import Client
+from jobq.model import Claim, WorkerInfo
+from jobq.worker import processes
+from jobq.worker.children import start
+from jobq.worker.settings import Settings
+from jobq.worker.sweep import LIMIT
+from jobq_memory import MemoryBroker
 from tests.cli.program import Program, Project, alive, until
 from tests.cli.sample import die_once, environment, forever, gate, ping, stuck
 
@@ -52,6 +63,28 @@ def test_a_killed_child_is_replaced_and_its_jobs_run(project: Project) -> None:
     assert parent.wait() == 0
 
 
+async def bury_and_inherit(supervisor: processes._Supervisor, url: str, count: int) -> tuple[list[str], list[str]]:
+    """What one worker holds, and what another finds after the first one's burial."""
+    async with MemoryBroker(url) as broker:
+        async with Client(broker) as client:
+            await client.perform_many(ping.call(n) for n in range(count))
+        taken = list[list[str]]()
+        for name in ("dead", "heir"):
+            await broker.heartbeat(WorkerInfo(name, "elsewhere"), (), 600)
+            turn = await broker.turn((), Claim(name, ["default"], count))
+            taken.append([delivery.job.id for delivery in turn.deliveries])
+            await supervisor._sweep("dead")
+    return taken[0], taken[1]
+
+
+def test_all_that_a_dead_child_held_is_given_back_however_much_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    url, count = "memory://buried", 2 * LIMIT + 1
+    monkeypatch.setattr(processes, "open_broker", MemoryBroker)  # looking for the plug-in blocks
+    held, inherited = asyncio.run(bury_and_inherit(processes._Supervisor(Settings(app=None, broker=url)), url, count))
+    assert len(held) == count
+    assert inherited == held
+
+
 def test_a_signal_to_the_parent_stops_all_gracefully(project: Project) -> None:
     project.enqueue(gate.call("open"))
     parent = project.worker("--processes", 2)
@@ -61,6 +94,28 @@ def test_a_signal_to_the_parent_stops_all_gracefully(project: Project) -> None:
     project.write("open", "")
     assert parent.wait() == 0
     assert project.matching("through")
+
+
+async def test_ctrl_c_while_a_child_is_started_reaches_the_parent_and_not_the_child(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    received = list[int]()
+    create = asyncio.create_subprocess_exec
+
+    async def interrupted(*command: str, **options: Any) -> Process:
+        os.kill(os.getpid(), signal.SIGINT)
+        return await create(*command, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", interrupted)
+    before = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    try:
+        child = await start([sys.executable, "-c", "import time; time.sleep(60)"], dict(os.environ))
+        child.send_signal(signal.SIGINT)
+        child.send_signal(signal.SIGTERM)
+        assert await child.wait() == -signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert received == [signal.SIGINT]
 
 
 def test_signals_to_everybody_count_once(project: Project) -> None:

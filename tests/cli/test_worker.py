@@ -170,7 +170,7 @@ def test_a_burst_does_not_wait_for_the_broker(project: Project) -> None:
         (["sample:app", "--queue", "a b"], "'a b' cannot name a queue"),
         (["sample:app", "--queue", "a:0"], "the weight in 'a:0' is not a whole number from 1 to 1000"),
         (["sample:app", "--queue", "a", "--queue", "a:2"], "names at least one queue, and none twice"),
-        (["sample:app", "--broker", "kafka"], "'kafka' is no broker: give a URL, or one of memory, postgres"),
+        (["sample:app", "--broker", "kafka"], "'kafka' is no broker: give a URL, or one of memory, redis, sqlite"),
         (["sample:app", "--broker", "kafka://x"], "no installed broker serves 'kafka://'; installed are: memory"),
         (["sample:app", "--broker", "memory", "-p", "2"], "memory:// lives inside one process"),
         (["sample:app", "--concurrency", "0"], "0 is not in the range x>=1"),
@@ -185,6 +185,18 @@ def test_mistakes_are_explained(project: Project, arguments: list[str], words: s
     assert worker.wait() == 2
     assert words in " ".join(worker.err.split())
     assert "Traceback" not in worker.err
+
+
+def test_a_missing_extra_is_answered_with_the_line_that_installs_it(project: Project) -> None:
+    project.write("redis.py", "raise ModuleNotFoundError('no redis', name='redis')\n")
+    for program in (
+        project.start("-m", "jobq.worker", "sample:app", "--broker", "redis"),
+        project.start("-m", "jobq", "demo", "--broker", "redis"),
+    ):
+        assert program.wait() == 2
+        assert program.seen == [
+            "Error: the redis broker needs 'redis', which is not installed: pip install \"jobq[redis]\""
+        ]
 
 
 def test_a_module_that_fails_shows_its_own_traceback(project: Project) -> None:

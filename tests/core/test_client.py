@@ -3,7 +3,7 @@
 import asyncio
 import math
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -426,6 +426,38 @@ async def test_a_bad_url_is_an_error_when_the_client_is_made(url: str, kind: typ
         app.client(url)
 
 
+@pytest.mark.parametrize("broker", [None, 5, b"sqlite:///jobs.db", Path("jobs.db"), MemoryBroker])
+def test_what_is_no_broker_is_an_error_when_the_client_is_made(broker: Any) -> None:
+    with pytest.raises(errors.ConfigError, match=r"the broker is .*; it is a URL"):
+        Client(broker)
+
+
+async def test_a_client_that_is_not_open_says_at_once_how_to_use_it() -> None:
+    client = Client("memory://not-open")
+    for _ in range(2):
+        with pytest.raises(errors.ConfigError, match=r"not open; use it as .async with"):
+            await client.perform_async(add, 1)
+        with pytest.raises(errors.ConfigError, match=r"not open"):
+            await client.perform_many([add.call(1)])
+        async with client:
+            await client.perform_async(add, 1)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: Client("memory://", timeot=5),  # type: ignore[call-arg]
+        lambda: app.client("memory://", timeot=5),  # type: ignore[call-arg]
+        lambda: app.task(timeot=5),  # type: ignore[call-overload]
+        lambda: add.options(timeot=5),  # type: ignore[call-arg]
+        lambda: Worker(app, "memory://", timeot=5),
+    ],
+)
+def test_an_unknown_option_is_named(call: Callable[[], object]) -> None:
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'timeot'"):
+        call()
+
+
 # --- enqueue middleware
 
 
@@ -563,12 +595,111 @@ async def test_headers_that_would_not_fit_are_refused_and_nothing_is_stored() ->
     async def stuff(job: Job, call_next: Handler) -> object:
         return await call_next(msgspec.structs.replace(job, headers={"x": "y" * 10_000}))
 
-    with pytest.raises(errors.ConfigError, match="headers"):
-        work.options(headers={"x": "y" * 10_000})
+    for headers in ({"x": "y" * 10_000}, {"x": "\ud800"}):
+        with pytest.raises(errors.ConfigError, match="headers"):
+            work.options(headers=headers)
     async with MemoryBroker() as broker, Client(broker) as client:
         with pytest.raises(errors.ConfigError, match="headers"):
             await client.perform_async(work)
         assert not state_of(broker).jobs
+
+
+SPOILED: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"id": ""}, errors.ConfigError, "'' cannot be a job id"),
+    ({"id": 5}, errors.ConfigError, "5 cannot be a job id"),
+    ({"queue": "a b"}, errors.ConfigError, "'a b' cannot name a queue"),
+    ({"priority": 9}, errors.ConfigError, "priority is 9"),
+    ({"priority": True}, errors.ConfigError, "priority is True"),
+    ({"headers": {"x": "y" * 10_000}}, errors.ConfigError, "headers have 10,001 characters"),
+    ({"headers": {"x": 5}}, errors.ConfigError, "headers is {'x': 5}"),
+    ({"headers": {"x": "\ud800"}}, errors.ConfigError, "strings that UTF-8 can hold"),
+    ({"delay": math.nan}, ValueError, "finite"),
+    ({"delay": math.inf}, ValueError, "finite"),
+    ({"delay": "5"}, TypeError, "the delay is '5'"),
+    ({"delay": timedelta(seconds=5)}, errors.ConfigError, "delay"),
+    ({"due": math.nan}, errors.ConfigError, "made due nan"),
+    ({"due": "tomorrow"}, errors.ConfigError, "due"),
+    ({"due": 5.0, "delay": 5.0}, errors.ConfigError, "both a delay (5.0) and a due time (5.0)"),
+    ({"created": math.nan}, errors.ConfigError, "created"),
+    ({"expires": math.inf}, errors.ConfigError, "made expires inf"),
+    ({"unique_key": 5}, errors.ConfigError, "unique_key"),
+    ({"group": object()}, errors.ConfigError, "object"),
+    ({"v": 2}, errors.ConfigError, "version 2"),
+    ({"task": "wrok"}, errors.NotATask, "'wrok', which its app does not have"),
+    ({"body": b'{"args":[1]}'}, TypeError, "made the body a bytes"),
+    ({"body": msgspec.Raw(b'{"args":["x"]}')}, errors.EncodeError, "Expected `int`, got `str` - at argument 'x'"),
+    ({"body": msgspec.Raw(b'{"args":[]}')}, errors.EncodeError, "missing a required argument: 'x'"),
+    ({"body": msgspec.Raw(b'{"args":[1]},"queue":"a b"')}, errors.ConfigError, "made body"),
+    ({"body": msgspec.Raw(b"not JSON")}, errors.ConfigError, "no worker could read"),
+    ({"body": msgspec.Raw(b'{"args":[%d]}' % 10**100)}, errors.PayloadTooLarge, "work(): the arguments take 112 bytes"),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"), SPOILED, ids=[f"{n} {'+'.join(s[0])}" for n, s in enumerate(SPOILED)]
+)
+async def test_what_middleware_spoils_is_refused_as_at_the_call_and_nothing_is_stored(
+    memory: MemoryBroker, change: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    app, _, work = middlewared()
+
+    @app.enqueue_middleware
+    async def spoil(job: Job, call_next: Handler) -> object:
+        return await call_next(msgspec.structs.replace(job, **change))
+
+    async with Client(memory, max_payload=100) as client:
+        with pytest.raises(kind, match=re.escape(message)):
+            await client.perform_async(work, 1)
+        with pytest.raises(errors.NotAllStored if issubclass(kind, errors.JobqError) else kind):
+            await client.perform_many([work.call(1)])
+    assert state_of(memory).jobs == {}
+
+
+@pytest.mark.parametrize("passed", [None, "job", 5])
+async def test_middleware_that_passes_on_no_job_is_told_so(memory: MemoryBroker, passed: Any) -> None:
+    app, _, work = middlewared()
+
+    @app.enqueue_middleware
+    async def forget(job: Job, call_next: Handler) -> object:
+        return await call_next(passed)
+
+    async with Client(memory) as client:
+        with pytest.raises(TypeError, match=r"call_next takes the job"):
+            await client.perform_async(work, 1)
+    assert state_of(memory).jobs == {}
+
+
+async def test_middleware_may_change_all_that_a_caller_may(memory: MemoryBroker) -> None:
+    app, _, work = middlewared()
+    change = {"id": "mine", "queue": "tagged", "priority": 4, "delay": 5, "body": msgspec.Raw(b'{"args":[2]}')}
+
+    @app.enqueue_middleware
+    async def rewrite(job: Job, call_next: Handler) -> object:
+        return await call_next(msgspec.structs.replace(job, **change))
+
+    async with Client(memory) as client:
+        handle = await client.perform_async(work, 1)
+    job = state_of(memory).jobs["mine"].job
+    assert handle.id == "mine"
+    assert (job.queue, job.priority, bytes(job.body)) == ("tagged", 4, b'{"args":[2]}')
+
+
+async def test_headers_that_middleware_writes_into_are_the_jobs_own(memory: MemoryBroker) -> None:
+    app, _, work = middlewared()
+
+    @app.enqueue_middleware
+    async def count(job: Job, call_next: Handler) -> object:
+        assert job.headers is not None
+        job.headers["n"] = job.headers.get("n", "") + "1"
+        return await call_next(job)
+
+    given = {"of": "caller"}
+    marked = work.options(headers=given)
+    given["later"] = "no"
+    async with Client(memory) as client:
+        for _ in range(2):
+            handle = await client.perform_async(marked, 1)
+            assert state_of(memory).jobs[handle.id].job.headers == {"of": "caller", "n": "1"}
 
 
 async def test_an_annotation_that_json_cannot_fill_is_told_at_the_call_and_at_a_worker_s_start() -> None:

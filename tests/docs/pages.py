@@ -5,7 +5,6 @@ A block says with an HTML comment above it how it is tested:
 * ```` ```python ```` whose first line is `# file: name.py` is written into the page's directory;
 * `<!-- run -->` before ```` ```console ````: each `$ ` line is run there, and must print the lines below it;
 * `<!-- run until: text -->`: the same, but the last command goes on until it has printed `text`, then gets Ctrl-C;
-* `<!-- run needs: module -->`: the same, unless the module is missing.
 """
 
 import re

@@ -16,7 +16,7 @@ from tests.faults.app import gate, nap, now
 from tests.faults.conftest import Make
 from tests.faults.field import LEASE, SWEEP, Field, after, until
 from tests.faults.ledger import SECOND
-from tests.faults.proxy import PickyProxy
+from tests.proxy import Proxy
 from tests.servers import Server
 
 SEED = int(os.environ.get("JOBQ_SEED", "7"))
@@ -25,13 +25,13 @@ MARGIN = 1.0
 
 
 @pytest.fixture
-async def proxy(server: Server) -> AsyncIterator[PickyProxy]:
-    async with PickyProxy("127.0.0.1", server.port) as proxy:
+async def proxy(server: Server) -> AsyncIterator[Proxy]:
+    async with Proxy("127.0.0.1", server.port) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def wired(make: Make, server: Server, proxy: PickyProxy) -> Field:
+def wired(make: Make, server: Server, proxy: Proxy) -> Field:
     """Everybody goes through the proxy."""
     return make(server.url, proxy.port)
 
@@ -51,9 +51,7 @@ def once(field: Field) -> bool:
     return sorted(run.id for run in field.ledger.runs()) == sorted(field.oracle.tried)
 
 
-async def test_connections_that_break_at_random_moments_lose_and_repeat_nothing(
-    wired: Field, proxy: PickyProxy
-) -> None:
+async def test_connections_that_break_at_random_moments_lose_and_repeat_nothing(wired: Field, proxy: Proxy) -> None:
     print(f"JOBQ_SEED={SEED}")
     fate = random.Random(SEED)
     wired.worker()
@@ -75,7 +73,7 @@ async def test_connections_that_break_at_random_moments_lose_and_repeat_nothing(
 
 
 async def test_a_worker_that_cannot_renew_cancels_its_bodies_before_its_lease_ends(
-    wired: Field, proxy: PickyProxy, server: Server
+    wired: Field, proxy: Proxy, server: Server
 ) -> None:
     names = await wired.enqueue(gate, "out", count=5)
     victim = wired.worker()
@@ -101,7 +99,7 @@ async def test_a_worker_that_cannot_renew_cancels_its_bodies_before_its_lease_en
     await wired.settled()
 
 
-async def test_requests_and_replies_may_come_byte_by_byte(wired: Field, proxy: PickyProxy) -> None:
+async def test_requests_and_replies_may_come_byte_by_byte(wired: Field, proxy: Proxy) -> None:
     proxy.slice(1)
     wired.url = wired.url.replace("socket_timeout=1", "socket_timeout=5")
     wired.worker(lease=20.0, renew=5.0)
@@ -111,17 +109,15 @@ async def test_requests_and_replies_may_come_byte_by_byte(wired: Field, proxy: P
 
 
 @pytest.mark.parametrize(("verb", "count"), [("enqueue", 4), ("turn", 4), ("heartbeat", 5), ("sweep", 4)])
-async def test_lost_replies_repeat_nothing_and_lose_nothing(
-    wired: Field, proxy: PickyProxy, verb: str, count: int
-) -> None:
+async def test_lost_replies_repeat_nothing_and_lose_nothing(wired: Field, proxy: Proxy, verb: str, count: int) -> None:
     worker = wired.worker()
     await wired.enqueue(nap, 0)
     await wired.started(1)
-    proxy.lose = getattr(_scripts, verb.upper()).sha.encode()
+    proxy.lose_replies(getattr(_scripts, verb.upper()).sha.encode(), every=2)
     while proxy.lost < count:
         await wired.enqueue(nap, 0.005, count=10)
         await after(0.05)
-    proxy.lose = b""
+    proxy.heal()
     await wired.settled()
     assert once(wired)
     assert "giving up" not in worker.log, "replies that are lost now and then cost no lease"

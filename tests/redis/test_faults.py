@@ -8,11 +8,15 @@ import pytest
 from jobq.errors import BrokerRefused, BrokerUnavailable, OutcomeUnknown
 from jobq.model import Again, Claim, Done, Stamp, Trail
 from jobq_redis import RedisBroker
-from tests.redis.proxy import Proxy
+from tests.proxy import Proxy
 from tests.redis.tools import WORKER, Client, Tools, claim, drain, heard, ids, job, lease, put, until
 from tests.servers import Server, free_port
 
 Start = Callable[..., Server]
+
+
+def through(proxy: Proxy) -> str:
+    return f"redis://127.0.0.1:{proxy.port}"
 
 
 async def test_nobody_listens() -> None:
@@ -83,13 +87,13 @@ async def test_a_database_of_its_own(start: Start, tools: Tools) -> None:
 
 async def test_a_lost_reply_to_enqueue_leaves_one_job(start: Start, tools: Tools) -> None:
     server = start()
-    async with Proxy(server.port) as proxy:
-        broker, direct = await tools.broker(proxy.url), await tools.broker(server.url)
+    async with Proxy("127.0.0.1", server.port) as proxy:
+        broker, direct = await tools.broker(through(proxy)), await tools.broker(server.url)
         await put(direct, "first", client="d")  # so that the server knows the script
-        proxy.lose_replies = True
+        proxy.lose_replies()
         with pytest.raises(OutcomeUnknown):
             await put(broker, "a", "b")
-        proxy.lose_replies = False
+        proxy.heal()
         assert await drain(direct) == ["first", "a", "b"]  # it did happen, and has even ended since
         await put(broker, "a", "b")
         assert await drain(direct) == []
@@ -97,17 +101,17 @@ async def test_a_lost_reply_to_enqueue_leaves_one_job(start: Start, tools: Tools
 
 async def test_a_lost_reply_to_a_turn_loses_no_delivery_and_settles_once(start: Start, tools: Tools) -> None:
     server = start()
-    async with Proxy(server.port) as proxy:
-        broker = await tools.broker(proxy.url)
+    async with Proxy("127.0.0.1", server.port) as proxy:
+        broker = await tools.broker(through(proxy))
         await put(broker, "a", "b", "c")
         await lease(broker)
         first = await claim(broker, limit=1, resume=0)
         (a,) = first.deliveries
         again = Again("a", a.epoch, Trail(attempt=1), delay=60)
-        proxy.lose_replies = True
+        proxy.lose_replies()
         with pytest.raises(OutcomeUnknown):
             await broker.turn([again], Claim(WORKER.id, ["default"], 2, resume=a.epoch))
-        proxy.lose_replies = False
+        proxy.heal()
         turn = await broker.turn([again], Claim(WORKER.id, ["default"], 2, resume=a.epoch))
         assert [token.id for token in turn.refused] == ["a"]
         assert ids(turn.deliveries) == ["b", "c"]
@@ -147,15 +151,15 @@ async def _blocked(client: Client) -> bool:
 
 async def test_a_cancelled_wait_keeps_its_connection_for_the_next(start: Start, tools: Tools) -> None:
     server = start()
-    async with Proxy(server.port) as proxy:
-        broker, other = await tools.broker(proxy.url), await tools.broker(server.url)
+    async with Proxy("127.0.0.1", server.port) as proxy:
+        broker, other = await tools.broker(through(proxy)), await tools.broker(server.url)
         client = await tools.client(server.url)
         for _ in range(20):
             task = asyncio.ensure_future(broker.wait(["default"], 30))
             await until(lambda: _blocked(client))
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        assert proxy.connections < 6
+        assert proxy.opened < 6
         task = asyncio.ensure_future(broker.wait(["default"], 30))
         await put(other, "a")
         await task
@@ -198,8 +202,8 @@ async def test_a_cancelled_command_does_not_mix_up_replies(start: Start, tools: 
 
 async def test_many_calls_at_once_share_a_few_connections(start: Start, tools: Tools) -> None:
     server = start()
-    async with Proxy(server.port) as proxy:
-        broker = await tools.broker(proxy.url)
+    async with Proxy("127.0.0.1", server.port) as proxy:
+        broker = await tools.broker(through(proxy))
         await asyncio.gather(*(broker.enqueue([job(f"{n}")], Stamp(f"c{n}", 1)) for n in range(100)))
-        assert proxy.connections <= 8
+        assert proxy.opened <= 8
         assert len(await drain(broker)) == 100

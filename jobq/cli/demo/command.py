@@ -9,15 +9,14 @@ from typing import Final
 
 import click
 
+from jobq._interrupt import end_at_once
 from jobq.cli.demo.run import Plan, Report, find_files, run
-from jobq.cli.demo.screen import Screen, make_screen, table
+from jobq.cli.demo.screen import make_screen, table
 from jobq.errors import ConfigError, JobqError
 from jobq.worker.logs import printable
 
 __all__ = ["demo"]
 
-_TERMINATED: Final = 143
-_INTERRUPTED: Final = 130
 _SHOWN: Final = 5
 
 
@@ -45,27 +44,50 @@ def demo(folder: Path | None, broker: str | None, limit: int | None, concurrency
     sys.exit(_conclude(_run(plan)))
 
 
+class _Stopped(Exception):
+    """A signal has ended the demo."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.code = 128 + number
+
+
 def _run(plan: Plan) -> Report:
     try:
-        with make_screen(len(plan.files), terminal=sys.stdout.isatty()) as screen:
-            return asyncio.run(_until_terminated(plan, screen))
-    except (KeyboardInterrupt, asyncio.CancelledError) as exc:
-        code = _INTERRUPTED if isinstance(exc, KeyboardInterrupt) else _TERMINATED
+        return asyncio.run(_until_stopped(plan))
+    except _Stopped as exc:
         click.echo("stopped; the worker is gone, and so is the temporary folder", err=True)
         if plan.broker:
             click.echo(
                 "jobs that had not run are left in a queue of their own, demo-…, which nobody works on", err=True
             )
-        sys.exit(code)
+        sys.exit(exc.code)
     except JobqError as exc:
         click.ClickException(printable(str(exc))).show()
         sys.exit(2 if isinstance(exc, ConfigError) else 1)
+    finally:
+        end_at_once()  # closing the event loop has undone it
 
 
-async def _until_terminated(plan: Plan, screen: Screen) -> Report:
-    running = asyncio.ensure_future(run(plan, screen))
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
-    return await running
+async def _until_stopped(plan: Plan) -> Report:
+    running = asyncio.ensure_future(_show(plan))
+    received: list[int] = []
+
+    def stop(number: int) -> None:
+        received.append(number)
+        running.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    try:
+        return await running
+    except asyncio.CancelledError:
+        raise _Stopped(received[0]) from None
+
+
+async def _show(plan: Plan) -> Report:
+    with make_screen(len(plan.files), terminal=sys.stdout.isatty()) as screen:
+        return await run(plan, screen)
 
 
 def _conclude(report: Report) -> int:

@@ -74,7 +74,8 @@ def _is_text(path: str) -> bool:
 
 async def run(plan: Plan, screen: Screen) -> Report:
     """Run the demo. Raises `JobqError`."""
-    with TemporaryDirectory(prefix="jobq-demo-") as name:
+    # a broker that is interrupted while it opens may still be writing, in a thread of its own
+    with TemporaryDirectory(prefix="jobq-demo-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         url = resolve_url(plan.broker or f"sqlite:///{folder}/jobq.db")
         if url.startswith("memory:"):
