@@ -34,8 +34,8 @@ class Commander(Faulty):
         twin = self._broker.twin()
         return None if twin is None else Commander(twin, self.wanted)
 
-    async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float) -> Orders:
-        orders = await super().heartbeat(worker, beats, lease)
+    async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float, resume: int = 0) -> Orders:
+        orders = await super().heartbeat(worker, beats, lease, resume)
         return msgspec.structs.replace(
             orders, cancel=[Token(beat.id, beat.epoch) for beat in beats if beat.id in self.wanted] + [Token("no", 0)]
         )
