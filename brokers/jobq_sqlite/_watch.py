@@ -13,7 +13,7 @@ from typing import Final, Self
 from jobq.clock import Clock
 from jobq.errors import BrokerError
 from jobq_sqlite._errors import is_busy
-from jobq_sqlite._inotify import watch
+from jobq_sqlite._inotify import RUNG, WRITTEN, watch
 from jobq_sqlite._open import connect
 from jobq_sqlite._sleepers import Sleeper
 from jobq_sqlite._thread import Servant
@@ -22,9 +22,10 @@ from jobq_sqlite._url import Place
 _POLL: Final = 0.002
 """Between two looks at whether the file has changed, where it cannot be watched: a look takes some microseconds."""
 _SLOW_POLL: Final = 0.05
-"""The same where it can: only in case that a write was missed."""
-_SETTLING: Final = (*[0.0003] * 10, *[0.001] * 20, *[_POLL] * 500)
-"""A write is seen before it is on the disk, and only then is it a change."""
+"""The same where it can: only in case that something was missed."""
+_SETTLING: Final = (*[0.001] * 20, *[_POLL] * 500)
+"""Seconds between looks after a write by somebody who may not ring: it is seen before it is on the disk, and only then
+is it a change. No more often, for each look during a commit makes it longer."""
 
 _AGAIN: Final = 0.5
 
@@ -108,29 +109,34 @@ class Watcher:
 
 
 class _Bell:
-    """When to look again: poked, the file was written to, or it is time."""
+    """When to look again: poked, rung at, the file was written to, or it is time."""
 
     def __init__(self, poked: socket.socket, log: str) -> None:
         self._poked = poked
-        self._file = watch(log)
+        self._rung = watch(log, RUNG)
+        self._written = watch(log, WRITTEN)
         self._settling: Iterator[float] = iter(())
 
     def __enter__(self) -> Self:
-        self._poke = selectors.DefaultSelector()
-        self._any = selectors.DefaultSelector()
-        for selector in (self._poke, self._any):
-            selector.register(self._poked, selectors.EVENT_READ)
-        if self._file is not None:
-            self._any.register(self._file, selectors.EVENT_READ)
+        self._poke, self._told, self._any = (selectors.DefaultSelector() for _ in range(3))
+        for selector, sources in (
+            (self._poke, (self._poked,)),
+            (self._told, (self._poked, self._rung)),
+            (self._any, (self._poked, self._rung, self._written)),
+        ):
+            for source in sources:
+                if source is not None:
+                    selector.register(source, selectors.EVENT_READ)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None, /
     ) -> None:
-        self._poke.close()
-        self._any.close()
-        if self._file is not None:
-            self._file.close()
+        for selector in (self._poke, self._told, self._any):
+            selector.close()
+        for file in (self._rung, self._written):
+            if file is not None:
+                file.close()
 
     def wait(self, *, changed: bool, anybody: bool) -> None:
         """Return when it is time for another look; never, if there is nobody to wake and nobody pokes."""
@@ -138,12 +144,17 @@ class _Bell:
             self._settling = iter(())
         if not anybody:
             self._poke.select()
-        elif self._file is None:
+        elif self._rung is None or self._written is None:
             self._poke.select(_POLL)
         elif (pause := next(self._settling, None)) is not None:
-            self._poke.select(pause)
-        elif any(key.fileobj is self._file for key, _ in self._any.select(_SLOW_POLL)):
-            self._file.clear()
+            self._told.select(pause)  # not at each of many writes
+        elif any(key.fileobj is self._written for key, _ in self._any.select(_SLOW_POLL)):
             self._settling = iter(_SETTLING)
+        self._clear()
+
+    def _clear(self) -> None:
+        for file in (self._rung, self._written):
+            if file is not None:
+                file.clear()
         with suppress(BlockingIOError):
             self._poked.recv(4096)

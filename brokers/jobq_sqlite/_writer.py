@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from jobq.clock import Clock
 from jobq.errors import BrokerRefused, BrokerUnavailable, OutcomeUnknown
 from jobq_sqlite._errors import is_busy, primary_code, translate
+from jobq_sqlite._inotify import ring
 from jobq_sqlite._open import WAL_LIMIT, connect, patiently
 from jobq_sqlite._sleepers import sleepers_of
 from jobq_sqlite._sql import Tx
@@ -99,9 +100,12 @@ class Writer:
         try:
             while batch := self._next_batch(db):
                 self._serve(db, batch)
-                if any(verb.wakes and verb.failure is None for verb in batch):
+                wakes = any(verb.wakes and verb.failure is None for verb in batch)
+                if wakes:
                     self.sleepers.wake()  # before the callers know, who may go to sleep themselves
                 self._servant.post(_answer, batch)
+                if wakes:
+                    ring(f"{self.place.path}-wal")
         finally:
             db.close()
 

@@ -18,8 +18,8 @@ async def read_line(process: "Popen[str]") -> str:
     return await asyncio.get_running_loop().run_in_executor(None, line_of, process)
 
 
-def cannot_watch(_: str) -> None:
-    return None
+def cannot_watch(path: str, event: int) -> None:
+    del path, event
 
 
 @pytest.mark.parametrize("watched", [True, False])
@@ -43,6 +43,20 @@ async def test_a_job_of_another_process_wakes_a_sleeper(
         await sleeper
         assert [delivery.job.id for delivery in await fetch(broker)] == ["a"]
         assert await process.wait() == 0
+
+
+async def test_a_write_by_somebody_who_does_not_ring_wakes_a_sleeper(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with SqliteBroker(url_of(path)) as broker, asyncio.timeout(GUARD):
+        sleeper = asyncio.ensure_future(broker.wait(["default"], 60))
+        await asyncio.wait([sleeper], timeout=0.1)
+        assert not sleeper.done()
+        with raw(path) as db:
+            db.execute(
+                "INSERT INTO jobs (id, queue, priority, lane, pos, envelope) VALUES ('a', 'default', 2, 2, 1, x'')"
+            )
+        await sleeper
+        assert [delivery.job.id for delivery in await fetch(broker)] == ["a"]
 
 
 async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
