@@ -32,7 +32,7 @@ class FileWatch:
 
 
 def ring(path: str) -> None:
-    """Tell those who watch `path` that there is something to see. Costs some microseconds, and leaves the file alone."""
+    """Tell those who watch `path` that there is something to see. It costs microseconds, and leaves the file alone."""
     with suppress(OSError):
         os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
