@@ -99,7 +99,7 @@ class Executor:
 
     async def _run(self, held: Held) -> None:
         held.started = True
-        running.set(held)
+        token = running.set(held)
         delivery = held.delivery
         try:
             if self._handler is None:
@@ -114,6 +114,7 @@ class Executor:
             outcome = Done(delivery.job.id, delivery.epoch)
             if held.cause is Cause.TIMEOUT:
                 log.warning("%r took longer than its timeout, yet it ended; its end counts", held)
+        running.reset(token)  # else job, task and context are a circle, which is memory until it is collected
         self._slots.settle(held, outcome)
         if self._slots.waiting:
             self.start_waiting()

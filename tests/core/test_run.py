@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import gc
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 
 import jobq
-from jobq import App, Discard, Handler, Job, Retry, errors, testing
+from jobq import App, Client, Discard, Handler, Job, Retry, errors, testing
 from jobq.testing import JobState
 from jobq.worker import Worker
+from jobq.worker.held import Held
 from jobq_memory import MemoryBroker
 from tests.core.bench import until
 
@@ -20,6 +22,28 @@ NO_RETRY = Retry(max_retries=0)
 
 
 # --- who a body is
+
+
+async def test_a_job_that_has_ended_leaves_nothing_for_the_garbage_collector() -> None:
+    app, ended = App(), list[int]()
+
+    @app.task
+    async def work(number: int) -> None:
+        jobq.current()
+        await asyncio.sleep(0)
+        ended.append(number)
+
+    async with MemoryBroker() as broker, Client(broker) as client:
+        gc.collect()
+        gc.disable()
+        try:
+            async with Worker(app, broker, concurrency=5) as worker:
+                ids = {handle.id for handle in await client.perform_many(work.call(number) for number in range(50))}
+                await until(lambda: len(ended) == 50 and not worker.held)
+                left = [thing for thing in gc.get_objects() if isinstance(thing, Held)]
+                assert not ids & {held.delivery.job.id for held in left}
+        finally:
+            gc.enable()
 
 
 async def test_current_tells_a_body_who_it_is() -> None:
