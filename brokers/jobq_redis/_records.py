@@ -104,7 +104,8 @@ def turn_args(outcomes: Sequence[Outcome], claim: Claim) -> list[Arg]:
     if not outcomes:
         return [*args, ""]
     extras: list[Arg] = []
-    args.append("".join([_letter(outcome, extras) for outcome in outcomes]))
+    # nearly all are done, and to match them first against what else they might be takes a while
+    args.append("".join(["D" if type(outcome) is Done else _letter(outcome, extras) for outcome in outcomes]))
     args += [id_bytes(outcome.id) for outcome in outcomes]
     args += [outcome.epoch for outcome in outcomes]
     return args + extras

@@ -30,8 +30,7 @@ class Deadlines:
 
     def discard(self, held: Held) -> None:
         """It ended."""
-        if held.deadline is not None:
-            self._running.discard(held)
+        self._running.discard(held)
 
     async def step(self) -> None:
         """Sleep until the next deadline, and cancel what is over its own."""

@@ -110,7 +110,8 @@ class Executor:
             self._deadlines.discard(held)
             outcome = await self._outcome_after(held, exc)
         else:
-            self._deadlines.discard(held)
+            if held.deadline is not None:
+                self._deadlines.discard(held)
             outcome = Done(delivery.job.id, delivery.epoch)
             if held.cause is Cause.TIMEOUT:
                 log.warning("%r took longer than its timeout, yet it ended; its end counts", held)
