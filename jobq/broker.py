@@ -71,8 +71,9 @@ class Broker(Protocol):
 
         A job whose id is that of a live job is not stored: its answer is `DUPLICATE`. A stamp that is not newer than
         the last one of its client changes nothing, even if the jobs have ended since, and answers the same. Stamps of
-        one client come one after the other; they are remembered for an hour. Sleeping workers are woken, also when a
-        job becomes the earliest one due. Raises `BrokerFull` when there is no room.
+        one client come one after the other; they are remembered for an hour, or, where no reply can come from another
+        process, by this one for its last thousands of clients. Sleeping workers are woken, also when a job becomes the
+        earliest one due. Raises `BrokerFull` when there is no room.
         """
         ...
 

@@ -23,9 +23,6 @@ class Connection(Protocol):
 
     async def connect(self) -> None: ...
     async def disconnect(self, nowait: bool = False) -> None: ...  # noqa: FBT001, FBT002 - redis-py's signature
-    async def can_read(self) -> bool: ...
-    async def send_packed_command(self, command: bytes, check_health: bool = True) -> None: ...  # noqa: FBT001, FBT002
-    async def read_response(self) -> Reply: ...
 
 
 class Wire(asyncio.Protocol):

@@ -47,7 +47,7 @@ class Enqueue(Verb[Sequence[Answer]]):
     def glance(self, tx: Tx) -> bool:
         known = self._stamps.known(self.stamp)
         if known is not None:
-            self.settle(known)
+            self.reply(known)
         return known is not None
 
     @classmethod
@@ -64,7 +64,7 @@ class Enqueue(Verb[Sequence[Answer]]):
         except sqlite3.IntegrityError:
             return False
         for verb in calls:
-            verb.settle(frozenset())
+            verb.reply(frozenset())
         return True
 
     @classmethod
@@ -79,7 +79,7 @@ class Enqueue(Verb[Sequence[Answer]]):
                 latest[verb.stamp.client] = verb
                 new += verb.choose(live)
             else:
-                verb.settle(earlier.duplicates if verb.stamp.number == earlier.stamp.number else frozenset())
+                verb.reply(earlier.duplicates if verb.stamp.number == earlier.stamp.number else frozenset())
         _insert(tx, new)
 
     def choose(self, live: set[str]) -> list[tuple[Job, bytes]]:
@@ -92,10 +92,10 @@ class Enqueue(Verb[Sequence[Answer]]):
             else:
                 live.add(job.id)
                 chosen.append((job, envelope))
-        self.settle(frozenset(duplicates))
+        self.reply(frozenset(duplicates))
         return chosen
 
-    def settle(self, duplicates: frozenset[int]) -> None:
+    def reply(self, duplicates: frozenset[int]) -> None:
         """Set the answer."""
         self.duplicates = duplicates
         self.answer = [

@@ -39,10 +39,10 @@ _log = logging.getLogger("jobq.sqlite")
 _opening = threading.Lock()
 
 
-def connect(place: Place) -> sqlite3.Connection:
+def connect(place: Place, script: str = "") -> sqlite3.Connection:
     """A connection, ready for use, in autocommit mode. It never waits for locks: its user does.
 
-    Raises `BrokerRefused` or `BrokerUnavailable`.
+    `script` is run on it, perhaps twice, when all else is ready. Raises `BrokerRefused` or `BrokerUnavailable`.
     """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         oldest = ".".join(map(str, OLDEST_SQLITE))
@@ -54,7 +54,7 @@ def connect(place: Place) -> sqlite3.Connection:
         except sqlite3.Error as exc:
             raise translate(exc, place.path, place.timeout) from exc
     try:
-        patiently(lambda: _prepare(db, place), place.timeout)
+        patiently(lambda: _prepare(db, place, script), place.timeout)
     except BaseException as exc:
         db.close()
         if isinstance(exc, sqlite3.Error):
@@ -94,7 +94,7 @@ def _create(path: Path) -> None:
         raise BrokerRefused(f"cannot create {path} ({exc.strerror}). Its directory must exist and be writable") from exc
 
 
-def _prepare(db: sqlite3.Connection, place: Place) -> None:
+def _prepare(db: sqlite3.Connection, place: Place, script: str) -> None:
     _check(db, place.path)
     if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
         raise BrokerRefused(f"SQLite cannot keep a write-ahead log beside {place.path}; use a local disk")
@@ -106,6 +106,7 @@ def _prepare(db: sqlite3.Connection, place: Place) -> None:
         db.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE)
     if _version(db) < SCHEMA_VERSION:
         _install(db)
+    db.executescript(script)
 
 
 def _check(db: sqlite3.Connection, path: Path) -> None:

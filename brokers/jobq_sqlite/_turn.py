@@ -108,6 +108,7 @@ class TakeTurn(Verb[Found]):
         super().__init__(weight=len(outcomes) + claim.limit + 1)
         self.outcomes = outcomes
         self.claim = claim
+        self._taken = False
 
     @classmethod
     def at_once(cls, tx: Tx, verbs: Sequence[Verb[Any]]) -> bool:
@@ -125,9 +126,11 @@ class TakeTurn(Verb[Found]):
             for index, queue in enumerate(claim.queues or ("",))
         ]
         try:
-            tx.do_rows(_TURN, rows)
+            if not self._taken:
+                tx.do_rows(_TURN, rows)
         except sqlite3.IntegrityError:
             return False
+        self._taken = not tx.db.in_transaction  # committed: if the rest fails and is repeated, this must not be
         self.answer = Found()
         self.answer.fetch(tx, claim.worker, claim.resume)
         return True

@@ -91,8 +91,7 @@ class Writer:
             self.place = replace(self.place, path=self.place.path.resolve())
             self.sleepers = sleepers_of(self.place.path)
             self.stamps = stamps_of(self.place.path)
-            db = connect(self.place)
-            db.executescript(TURNS)
+            db = connect(self.place, TURNS)
         except BaseException as exc:  # noqa: BLE001 - raised where the broker is entered
             self._servant.post(resolve, self._opened, exc)
             return

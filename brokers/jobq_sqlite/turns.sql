@@ -3,10 +3,10 @@
 -- One row for each queue, in order; the outcomes, {id: epoch} of jobs that have ended, are in the first row.
 -- What it cannot do it refuses, and nothing has changed.
 
-CREATE TEMP VIEW turns (worker, outcomes, settled, queue, most, suspects, resume, now)
+CREATE TEMP VIEW IF NOT EXISTS turns (worker, outcomes, settled, queue, most, suspects, resume, now)
 AS SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
 
-CREATE TEMP TRIGGER take_turn INSTEAD OF INSERT ON turns BEGIN
+CREATE TEMP TRIGGER IF NOT EXISTS take_turn INSTEAD OF INSERT ON turns BEGIN
     DELETE FROM jobs WHERE n IN (
         SELECT j.n FROM json_each(NEW.outcomes) AS v
         CROSS JOIN jobs AS j INDEXED BY held ON j.epoch = v.value AND j.id = v.key

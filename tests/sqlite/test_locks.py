@@ -1,6 +1,7 @@
 """Locks of others, calls that share a transaction, and ends that come at a bad time."""
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Awaitable
 from pathlib import Path
@@ -12,6 +13,8 @@ from jobq.model import Again, Dead, Done, Released, Trail, WorkerInfo
 from jobq_sqlite import SqliteBroker
 from jobq_sqlite import _open as opening
 from jobq_sqlite import _writer as writing
+from jobq_sqlite._found import Found
+from jobq_sqlite._sql import Tx
 from tests.sqlite.tools import claim, done, fetch, job, put, raw, stamp, turn, url_of
 
 
@@ -40,6 +43,29 @@ async def test_a_foreign_writer_that_stays_is_an_error_in_the_end(tmp_path: Path
             assert "another process has been writing to it for 0.1 s" in str(result)
         assert await fetch(broker) == []
         await put(broker, "a")
+
+
+async def test_a_turn_that_is_stored_and_then_cannot_be_read_is_not_stored_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch_once, failed = Found.fetch, list[str]()
+
+    def locked_at_first(self: Found, tx: Tx, worker: str, received: int) -> None:
+        if not failed:
+            failed.append(worker)
+            busy = sqlite3.OperationalError("database is locked")
+            busy.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            raise busy
+        fetch_once(self, tx, worker, received)
+
+    async with SqliteBroker(url_of(tmp_path / "jobs.db")) as broker:
+        await put(broker, "a", "b")
+        (a,) = await claim(broker, 1)
+        monkeypatch.setattr(Found, "fetch", locked_at_first)
+        answer = await turn(broker, (done(a),), 1)
+        assert failed
+        assert not answer.refused
+        assert [delivery.job.id for delivery in answer.deliveries] == ["b"]
 
 
 async def test_a_locked_file_cannot_be_opened(tmp_path: Path) -> None:

@@ -165,8 +165,7 @@ def careful_turn(tx: Tx, verb: TakeTurn) -> None:
 
 @pytest.mark.parametrize("take", [plain_turn, careful_turn])
 def test_a_turn_costs_the_same_whatever_waits(tmp_path: Path, take: Callable[[Tx, TakeTurn], None]) -> None:
-    db = connect(Place(tmp_path / "jobs.db", "off"))
-    db.executescript(_turn.TURNS)
+    db = connect(Place(tmp_path / "jobs.db", "off"), _turn.TURNS)
     db.execute("INSERT INTO workers (id, host, lease_end, info) VALUES ('w', 'h', 1e12, '')")
     received, outcomes = 0, list[Done]()
 
