@@ -40,7 +40,7 @@ FROM (
 _RETURN: Final = f"""
 UPDATE jobs SET worker = NULL, epoch = NULL, pos = -((SELECT ticket FROM meta) + s.k), lane = {NEW_LANE} FROM (
     SELECT n AS m, row_number() OVER (ORDER BY epoch DESC) AS k FROM jobs INDEXED BY held
-    WHERE worker = ? AND epoch <= ? AND epoch IS NOT NULL AND id NOT IN (SELECT value FROM json_each(?))
+    WHERE worker = ? AND epoch <= ? AND epoch IS NOT NULL AND hex(id) NOT IN (SELECT value FROM json_each(?))
 ) AS s WHERE n = s.m
 """  # noqa: S608 - a constant
 _LEASE: Final = """
@@ -118,7 +118,8 @@ class Heartbeat(Verb[Orders]):
     def _reconcile(self, tx: Tx, worker: object) -> int:
         """Put back what the worker has received and does not name, and say how many."""
         tx.catch_up(self.resume)
-        named = msgspec.json.encode([beat.id for beat in self.beats]).decode()
+        # In hex, as a string in SQLite's JSON ends at its first NUL.
+        named = msgspec.json.encode([beat.id.encode().hex().upper() for beat in self.beats]).decode()
         returned = tx.do(_RETURN, worker, self.resume, named)
         tx.drawn(returned)
         return returned

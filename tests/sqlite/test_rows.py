@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from jobq.model import Claim, Dead, Done, Trail
+from jobq.model import Beat, Claim, Dead, Done, Trail
 from jobq_sqlite import SqliteBroker, _enqueue, _found, _lease, _turn, _watch
 from jobq_sqlite._open import connect
 from jobq_sqlite._sql import Tx, one_row
 from jobq_sqlite._turn import TakeTurn
 from jobq_sqlite._url import Place
-from tests.sqlite.tools import claim, done, fetch, job, put, raw, stamp, turn, url_of
+from tests.sqlite.tools import WORKER, claim, done, fetch, job, put, raw, stamp, turn, url_of
 
 GOOD = b'{"id":"%s","task":"t"}'
 BAD = ["bad trail", "bad crashes", "bad \ufffd name"]
@@ -101,6 +101,15 @@ async def test_any_text_may_be_a_name(tmp_path: Path) -> None:
             await put(broker, name, queue=name)
         for name in NAMES:
             assert [(d.job.id, d.job.queue) for d in await claim(broker, queue=name)] == [(name, name)]
+
+
+async def test_whatever_its_name_a_job_that_a_heartbeat_names_stays_held(tmp_path: Path) -> None:
+    async with SqliteBroker(url_of(tmp_path / "jobs.db")) as broker:
+        await put(broker, *NAMES)
+        found = await claim(broker)
+        beats = [Beat(delivery.job.id, delivery.epoch) for delivery in found]
+        orders = await broker.heartbeat(WORKER, beats, 60, max(beat.epoch for beat in beats))
+        assert (list(orders.lost), orders.returned) == ([], 0)
 
 
 def plan_of(db: sqlite3.Connection, sql: str) -> list[str]:
