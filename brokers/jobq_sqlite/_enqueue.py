@@ -34,6 +34,7 @@ class Enqueue(Verb[Sequence[Answer]]):
     """One call. Everything that can fail because of its jobs fails here, before it meets the calls of others."""
 
     wakes = True
+    durable = True
 
     def __init__(self, jobs: Sequence[Job], stamp: Stamp, stamps: Stamps) -> None:
         super().__init__(weight=len(jobs) + 1)

@@ -100,7 +100,8 @@ def _prepare(db: sqlite3.Connection, place: Place, script: str) -> None:
         raise BrokerRefused(f"SQLite cannot keep a write-ahead log beside {place.path}; use a local disk")
     for pragma in _PRAGMAS:
         db.execute(pragma)
-    db.execute(f"PRAGMA synchronous = {place.synchronous}")
+    # Full is done by whoever needs it (_log.py).
+    db.execute(f"PRAGMA synchronous = {'off' if place.synchronous == 'off' else 'normal'}")
     db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
     if sys.version_info >= (3, 12):
         db.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE)

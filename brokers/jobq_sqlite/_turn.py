@@ -17,6 +17,8 @@ from jobq_sqlite._verb import Verb
 
 _PROMOTE: Final = 1000
 """The most due jobs that one turn makes ready: a transaction must not keep others waiting."""
+_WIDEST: Final = 1_000_000
+"""The most tickets that one claim of neighbours may use up; jobs that are farther apart are numbered one by one."""
 
 TURNS: Final = (
     Path(__file__)
@@ -24,6 +26,7 @@ TURNS: Final = (
     .read_text(encoding="utf-8")
     .replace("$NEW_LANE", NEW_LANE)
     .replace("$PROMOTE", str(_PROMOTE))
+    .replace("$WIDEST", str(_WIDEST))
 )
 """What a connection must run once before it is used for turns."""
 _TURN: Final = "INSERT INTO turns SELECT * FROM $ROWS WHERE column1 IS NOT NULL"
@@ -38,6 +41,14 @@ SELECT (
     )) FROM $ROWS AS v WHERE v.column1 IS NOT NULL
 ), (SELECT due FROM jobs INDEXED BY scheduled WHERE due IS NOT NULL ORDER BY due LIMIT 1),
 w.n, w.lease_end, (SELECT count(*) FROM jobs INDEXED BY held WHERE worker = w.n AND epoch > ?)
+FROM (SELECT 1) LEFT JOIN workers AS w ON w.id = ?
+"""
+_GLANCE: Final = """
+SELECT EXISTS (
+    SELECT 1 FROM jobs INDEXED BY ready
+    WHERE queue IN (SELECT column1 FROM $ROWS) AND lane <= ? AND due IS NULL AND epoch IS NULL
+), EXISTS (SELECT 1 FROM jobs INDEXED BY held WHERE worker = w.n AND epoch > ?),
+(SELECT due FROM jobs INDEXED BY scheduled WHERE due IS NOT NULL ORDER BY due LIMIT 1), w.lease_end
 FROM (SELECT 1) LEFT JOIN workers AS w ON w.id = ?
 """
 _CLAIM: Final = """
@@ -137,13 +148,16 @@ class TakeTurn(Verb[Found]):
 
     def glance(self, tx: Tx) -> bool:
         """An idle worker's turn changes nothing, so it takes no lock."""
+        claim = self.claim
         if self.outcomes:
             return False
-        state = _State.read(tx, self.claim)
-        leased = state.lease_end > tx.now
-        if state.is_due(tx.now) or (leased and state.offers(self.claim)):
+        last_lane = -1 if not claim.limit else _SUSPECT[1] if claim.suspects else _NORMAL[1]
+        sql, queues = one_row(zip(claim.queues), _GLANCE)
+        ready, lost, due, lease_end = tx.ask(sql, *queues, last_lane, claim.resume, claim.worker)
+        next_due, leased = _float(due), (_float(lease_end) or 0.0) > tx.now
+        if (next_due is not None and next_due <= tx.now) or (leased and (lost or ready)):
             return False
-        self.answer = Found(next_due=state.in_seconds(tx.now), leased=leased)
+        self.answer = Found(next_due=None if next_due is None else next_due - tx.now, leased=leased)
         return True
 
     def run(self, tx: Tx) -> None:

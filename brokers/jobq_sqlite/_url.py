@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from jobq.errors import ConfigError
 
-_SYNCHRONOUS = ("off", "normal", "full", "extra")
+_SYNCHRONOUS = ("off", "normal", "full")
 _SHAPE = "it is sqlite:///relative/path.db or sqlite:////absolute/path.db"
 
 

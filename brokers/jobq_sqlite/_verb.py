@@ -18,6 +18,8 @@ class Verb(Generic[T]):
     answer: T
     wakes = False
     """Whether there may be more work than before."""
+    durable = False
+    """Whether its answer has to wait until it is on the disk; otherwise it gets there in the next milliseconds."""
 
     def __init__(self, weight: int) -> None:
         self.weight = weight

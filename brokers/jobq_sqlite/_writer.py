@@ -4,9 +4,8 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
@@ -14,6 +13,7 @@ from jobq.clock import Clock
 from jobq.errors import BrokerRefused, BrokerUnavailable, OutcomeUnknown
 from jobq_sqlite._errors import is_busy, primary_code, translate
 from jobq_sqlite._inotify import ring
+from jobq_sqlite._log import Log
 from jobq_sqlite._open import WAL_LIMIT, connect, patiently
 from jobq_sqlite._sleepers import sleepers_of
 from jobq_sqlite._sql import Tx
@@ -27,6 +27,9 @@ T = TypeVar("T")
 
 _MOST_JOBS: Final = 1000
 """In one transaction, so that other processes get their turn."""
+_MOST_COMMITS: Final = 100
+"""After so many, the log is copied into the database in a quiet moment, before SQLite does it within a call."""
+_QUIET: Final = 0.002
 _IDLE: Final = 1.0
 
 
@@ -47,6 +50,8 @@ class Writer:
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._closing = False
         self._dirty = False
+        self._commits = 0
+        self._unsynced = False
         self._pid = os.getpid()
         self._servant = Servant("jobq-sqlite-writer", self._run)
 
@@ -88,25 +93,28 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            self.place = replace(self.place, path=self.place.path.resolve())
-            self.sleepers = sleepers_of(self.place.path)
-            self.stamps = stamps_of(self.place.path)
-            db = connect(self.place, TURNS)
+            db = self._connect()
         except BaseException as exc:  # noqa: BLE001 - raised where the broker is entered
             self._servant.post(resolve, self._opened, exc)
             return
-        self._servant.post(resolve, self._opened, None)
-        try:
+        with closing(db), closing(self._log):
+            self._servant.post(resolve, self._opened, None)
             while batch := self._next_batch(db):
                 self._serve(db, batch)
-                wakes = any(verb.wakes and verb.failure is None for verb in batch)
-                if wakes:
-                    self.sleepers.wake()  # before the callers know, who may go to sleep themselves
-                self._servant.post(_answer, batch)
-                if wakes:
-                    ring(f"{self.place.path}-wal")
-        finally:
+                self._finish(db, batch)
+
+    def _connect(self) -> sqlite3.Connection:
+        path = self.place.path.resolve()
+        self.place = replace(self.place, path=path)
+        self.sleepers = sleepers_of(path)
+        self.stamps = stamps_of(path)
+        db = connect(self.place, TURNS)
+        try:
+            self._log = Log(path)
+        except OSError as exc:
             db.close()
+            raise BrokerUnavailable(f"cannot open the log beside {path} ({exc.strerror})") from exc
+        return db
 
     def _next_batch(self, db: sqlite3.Connection) -> list[AnyVerb]:
         """Wait for calls and take those that are there; nothing means the end."""
@@ -128,18 +136,49 @@ class Writer:
 
     def _first(self, db: sqlite3.Connection) -> AnyVerb | None:
         while True:
+            crowded = self._commits >= _MOST_COMMITS
             try:
-                return self._calls.get(timeout=_IDLE if self._dirty else None)
+                return self._calls.get(timeout=_QUIET if crowded else _IDLE if self._dirty else None)
             except Empty:
-                self._dirty = not self._shrink_log(db)
+                if crowded:
+                    self._empty_log(db, "PASSIVE")
+                else:
+                    self._dirty = not self._shrink_log(db)
 
     def _shrink_log(self, db: sqlite3.Connection) -> bool:
-        """Empty a log that has outgrown its limit, if no reader needs it any more. Returns whether it is small."""
-        if _size(f"{self.place.path}-wal") <= WAL_LIMIT:
+        """Shorten a log that has outgrown its limit, if no reader needs it any more. Returns whether it is small."""
+        if self._log.size() <= WAL_LIMIT:
             return True
-        with suppress(sqlite3.Error):
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        self._empty_log(db, "TRUNCATE")
         return False
+
+    def _empty_log(self, db: sqlite3.Connection, how: str) -> None:
+        self._commits = 0
+        with suppress(sqlite3.Error):
+            db.execute(f"PRAGMA wal_checkpoint({how})").fetchone()
+
+    def _finish(self, db: sqlite3.Connection, batch: Sequence[AnyVerb]) -> None:
+        """Answer the calls, as soon as they are on the disk or, if that can wait, before."""
+        stored = [verb for verb in batch if verb.failure is None]
+        if any(verb.wakes for verb in stored):
+            self.sleepers.wake()  # before the callers know, who may go to sleep themselves
+            ring(f"{self.place.path}-wal")
+        durable = [verb for verb in stored if verb.durable]
+        if durable:
+            self._sync(db, durable)
+            self._servant.post(_answer, batch)
+        else:
+            self._servant.post(_answer, batch)
+            self._sync(db)
+
+    def _sync(self, db: sqlite3.Connection, verbs: Sequence[AnyVerb] = ()) -> None:
+        if not self._unsynced or self.place.synchronous != "full":
+            return
+        try:
+            self._log.sync(db)
+            self._unsynced = False
+        except OutcomeUnknown as exc:
+            self._fail(verbs, exc)
 
     def _serve(self, db: sqlite3.Connection, batch: Sequence[AnyVerb]) -> None:
         try:
@@ -170,7 +209,8 @@ class Writer:
             self._transact(db, kinds)
         for verb in writing:
             verb.stored()
-        self._dirty = True
+        self._dirty = self._unsynced = True
+        self._commits += 1
 
     def _transact(self, db: sqlite3.Connection, kinds: Mapping[type[AnyVerb], Sequence[AnyVerb]]) -> None:
         db.execute("BEGIN IMMEDIATE")
@@ -198,10 +238,3 @@ def _answer(batch: Iterable[AnyVerb]) -> None:
     for verb in batch:
         if verb.future is not None:
             resolve(verb.future, verb.failure)
-
-
-def _size(path: str) -> int:
-    try:
-        return Path(path).stat().st_size
-    except OSError:
-        return 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobq.model import Beat, Claim, Dead, Done, Trail
+from jobq.model import Beat, Claim, Dead, Done, Released, Trail
 from jobq_sqlite import SqliteBroker, _enqueue, _found, _lease, _turn, _watch
 from jobq_sqlite._open import connect
 from jobq_sqlite._sql import Tx, one_row
@@ -112,6 +112,24 @@ async def test_whatever_its_name_a_job_that_a_heartbeat_names_stays_held(tmp_pat
         assert (list(orders.lost), orders.returned) == ([], 0)
 
 
+@pytest.mark.parametrize("ticket", [0, 5_000_000])
+async def test_epochs_grow_in_the_order_of_delivery_near_and_far(tmp_path: Path, ticket: int) -> None:
+    path = tmp_path / "jobs.db"
+    async with SqliteBroker(url_of(path)) as broker:
+        await broker.enqueue([job(name, priority=int(name[0])) for name in ("4a", "0b", "4c", "2d", "2e")], stamp())
+        with raw(path) as db:
+            db.execute("UPDATE meta SET ticket = ?", (ticket,))
+        first = await claim(broker, 2)
+        await turn(broker, tuple(Released(delivery.job.id, delivery.epoch) for delivery in first), 0)
+        found = await claim(broker)
+        assert [delivery.job.id for delivery in found] == ["4a", "4c", "2d", "2e", "0b"]
+        epochs = [first[-1].epoch, *(delivery.epoch for delivery in found)]
+        assert epochs == sorted(set(epochs))
+        with raw(path) as db:
+            (last,) = db.execute("SELECT ticket FROM meta").fetchone()
+        assert epochs[-1] <= last < ticket + 1000, "tickets must not be used up by places that are far apart"
+
+
 def plan_of(db: sqlite3.Connection, sql: str) -> list[str]:
     shaped, _ = one_row([(1, 2, 3, 4, 5, 6, 7, 8)], sql)
     return [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {shaped}", [None] * shaped.count("?"))]
@@ -122,6 +140,9 @@ def plan_of(db: sqlite3.Connection, sql: str) -> list[str]:
     [
         (_turn._STATE, "INDEX ready (queue=? AND lane<?)"),
         (_turn._STATE, "INDEX held (worker=? AND epoch>?)"),
+        (_turn._GLANCE, "INDEX ready (queue=? AND lane<?)"),
+        (_turn._GLANCE, "INDEX held (worker=? AND epoch>?)"),
+        (_turn._GLANCE, "INDEX scheduled"),
         (_turn._CLAIM, "INDEX ready (queue=? AND lane>? AND lane<?)"),
         (_turn._CLAIM, "PRIMARY KEY (rowid=?)"),
         (_found._FETCH, "INDEX held (worker=? AND epoch>?)"),

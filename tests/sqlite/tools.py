@@ -22,8 +22,15 @@ def url_of(path: Path, options: str = "") -> str:
     return f"sqlite:///{path}{options}"
 
 
-def job(name: str, *, queue: str = "default", delay: float | None = None, size: int = 0) -> Job:
-    return Job(id=name, task="t", queue=queue, delay=delay, body=msgspec.Raw(b'{"args":["%s"]}' % (b"x" * size)))
+def job(name: str, *, queue: str = "default", delay: float | None = None, size: int = 0, priority: int = 2) -> Job:
+    return Job(
+        id=name,
+        task="t",
+        queue=queue,
+        delay=delay,
+        priority=priority,
+        body=msgspec.Raw(b'{"args":["%s"]}' % (b"x" * size)),
+    )
 
 
 def stamp() -> Stamp:
