@@ -120,7 +120,7 @@ async def test_epochs_grow_in_the_order_of_delivery_near_and_far(tmp_path: Path,
         with raw(path) as db:
             db.execute("UPDATE meta SET ticket = ?", (ticket,))
         first = await claim(broker, 2)
-        await turn(broker, tuple(Released(delivery.job.id, delivery.epoch) for delivery in first), 0)
+        await turn(broker, tuple(Released(delivery.job.id, delivery.epoch) for delivery in reversed(first)), 0)
         found = await claim(broker)
         assert [delivery.job.id for delivery in found] == ["4a", "4c", "2d", "2e", "0b"]
         epochs = [first[-1].epoch, *(delivery.epoch for delivery in found)]
