@@ -54,9 +54,9 @@ def contenders(broker: str, *, peers: bool) -> list[Contender]:
     """Those for `broker`, jobq first."""
     match broker:
         case "redis":
-            return [_jobq(), _raw("redis", {"together"}), *([_taskiq()] if peers else [])]
+            return [_jobq(), _raw("redis"), *([_taskiq()] if peers else [])]
         case "sqlite":
-            return [_jobq(), _raw("sqlite", set()), *([_huey()] if peers else [])]
+            return [_jobq(), _raw("sqlite"), *([_huey()] if peers else [])]
         case _:
             rows = frozenset({"one", "together", "bulk", "drain", "naps", "pickup"})
             return [Contender(role="jobq", name="jobq", client=_program("jobq_memory"), rows=rows)]
@@ -76,8 +76,8 @@ def _jobq_worker(url: str, concurrency: int) -> list[str]:
     return [*command, "--broker", url, "--concurrency", str(concurrency)]
 
 
-def _raw(broker: str, more: set[str]) -> Contender:
-    rows = frozenset({"one", "bulk", "drain"} | more)
+def _raw(broker: str) -> Contender:
+    rows = frozenset({"one", "together", "bulk", "drain"})
     return Contender(role="raw", name="raw loop", client=_program(f"raw_{broker}"), rows=rows)
 
 

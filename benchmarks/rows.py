@@ -145,7 +145,8 @@ def _drain(bench: Bench) -> Values:
 def _drain_raw(bench: Bench, jobs: int) -> Values:
     bench.client("noops", jobs)
     before = bench.place.server_cpu()
-    values = {"drain": bench.client("drain", jobs)["rate"]}
+    answer = bench.client("drain", jobs)
+    values = {"drain": answer["rate"], "cpu": _cpu(answer["cpu"])}
     if bench.place.server is not None:
         values["server_cpu"] = (bench.place.server_cpu() - before) / jobs * 10_000
     return values

@@ -25,6 +25,8 @@ JITTER: Final = 0.002
 LIFE: Final = 600
 
 Send = Callable[[int], Awaitable[object]]
+Drained = tuple[float, float]
+"""Jobs a second, and nanoseconds of this process's CPU time for each."""
 SendNow = Callable[[int], object]
 
 
@@ -38,6 +40,17 @@ def arguments() -> tuple[str, str, float]:
 def report(**values: float) -> None:
     """Print the result."""
     print(json.dumps(values))
+
+
+class Meter:
+    """Runs from its making on."""
+
+    def __init__(self) -> None:
+        self._start, self._cpu = time.perf_counter(), time.process_time_ns()
+
+    def read(self, count: int) -> Drained:
+        """What was needed for `count` jobs."""
+        return count / (time.perf_counter() - self._start), (time.process_time_ns() - self._cpu) / max(1, count)
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:

@@ -43,14 +43,14 @@ async def fill(client: Any, count: int) -> None:
         await client.hset("raw:jobs", mapping=dict.fromkeys(ids, BODY))
 
 
-async def drain(client: Any) -> float:
+async def drain(client: Any) -> load.Drained:
     turn = client.register_script(TURN)
     settled: list[bytes] = []
-    count, start = 0, time.perf_counter()
+    count, meter = 0, load.Meter()
     while reply := cast("list[list[bytes]]", await turn(keys=["raw:"], args=[BATCH, *settled])):
         settled, _bodies = reply
         count += len(settled)
-    return count / (time.perf_counter() - start)
+    return meter.read(count)
 
 
 async def bulk(client: Any, count: int, repeats: int = 3) -> float:
@@ -65,7 +65,7 @@ async def main() -> None:
     mode, url, amount = load.arguments()
     connect = cast("Callable[[str], Any]", getattr(aioredis, "from_url"))  # noqa: B009 - its types are incomplete
     client = connect(url)
-    rate = 0.0
+    rate = cpu = 0.0
     match mode:
         case "one":
             rate = await load.one_by_one(lambda _: client.rpush("line", BODY), amount)
@@ -76,8 +76,8 @@ async def main() -> None:
         case "noops":
             await fill(client, int(amount))
         case _:
-            rate = await drain(client)
-    load.report(rate=rate)
+            rate, cpu = await drain(client)
+    load.report(rate=rate, cpu=cpu)
     await client.aclose()
 
 

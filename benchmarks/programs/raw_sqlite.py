@@ -1,6 +1,6 @@
 """The least that could be done with SQLite, called directly: the limit that jobq is compared with.
 
-WAL and `synchronous=FULL`, as jobq has. Enqueue is a transaction of one row. The drain is one transaction for each 100
+WAL and `synchronous=FULL`, as jobq has. Enqueue is a transaction of one row, or of 100 where 100 can share it. The drain
 jobs: delete the last 100, mark and read the next. It decodes nothing and runs nothing.
 """
 
@@ -49,9 +49,9 @@ def fill(db: sqlite3.Connection, count: int) -> None:
         store(db, min(1000, count - start))
 
 
-def drain(db: sqlite3.Connection) -> float:
+def drain(db: sqlite3.Connection) -> load.Drained:
     settled: list[int] = []
-    count, start = 0, time.perf_counter()
+    count, meter = 0, load.Meter()
     while True:
         db.execute("BEGIN IMMEDIATE")
         if settled:
@@ -59,17 +59,19 @@ def drain(db: sqlite3.Connection) -> float:
         settled = [n for n, _ in db.execute(CLAIM).fetchall()]
         db.execute("COMMIT")
         if not settled:
-            return count / (time.perf_counter() - start)
+            return meter.read(count)
         count += len(settled)
 
 
 def main() -> None:
     mode, url, amount = load.arguments()
     db = connect(url)
-    rate = 0.0
+    rate = cpu = 0.0
     match mode:
         case "one":
             rate = load.one_by_one_now(lambda _: store(db, 1), amount)
+        case "together":
+            rate = load.WIDTH * load.one_by_one_now(lambda _: store(db, load.WIDTH), amount)
         case "bulk":
             start = time.perf_counter()
             fill(db, 3 * int(amount))
@@ -77,8 +79,8 @@ def main() -> None:
         case "noops":
             fill(db, int(amount))
         case _:
-            rate = drain(db)
-    load.report(rate=rate)
+            rate, cpu = drain(db)
+    load.report(rate=rate, cpu=cpu)
     db.close()
 
 
