@@ -5,7 +5,8 @@ decoded by the task that owns them, and by nobody in between.
 """
 
 import re
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, overload
 
 import msgspec
 
@@ -15,6 +16,7 @@ from jobq.model import NO_TRAIL, Crash, Delivery, Job, Trail
 __all__ = [
     "MAX_DEPTH",
     "MAX_ENVELOPE",
+    "Deliveries",
     "check_limits",
     "decode_crashes",
     "decode_delivery",
@@ -78,6 +80,38 @@ def decode_delivery(
     except DecodeError as exc:
         raw = Job(id=id, task="", queue=queue, body=msgspec.Raw(bytes(envelope)))
         return Delivery(raw, epoch, malformed=str(exc))
+
+
+class Deliveries(Sequence[Delivery]):
+    """Claimed jobs that are decoded when somebody first looks at them, from any thread.
+
+    There are `count`; `decode` makes them, and must not fail.
+    """
+
+    def __init__(self, count: int, decode: Callable[[], Sequence[Delivery]]) -> None:
+        self._count = count
+        self._decode: Callable[[], Sequence[Delivery]] | None = decode
+        self._decoded: Sequence[Delivery] = ()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Delivery]:
+        return iter(self._all())
+
+    @overload
+    def __getitem__(self, index: int) -> Delivery: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Delivery]: ...
+    def __getitem__(self, index: int | slice) -> Delivery | Sequence[Delivery]:
+        return self._all()[index]
+
+    def _all(self) -> Sequence[Delivery]:
+        decode = self._decode
+        if decode is not None:  # two threads at once may both decode, to the same end
+            self._decoded = decode()
+            self._decode = None
+        return self._decoded
 
 
 def encode_trail(trail: Trail) -> bytes:

@@ -193,13 +193,15 @@ class Turn(Struct, frozen=True):
 
     `refused` are outcomes whose token was not, or no longer, held. `next_due` is in how many seconds the next
     scheduled job (of any queue) is due, None if there is none. `leased` is False when this worker holds no lease:
-    nothing was claimed, and it must heartbeat first.
+    nothing was claimed, and it must heartbeat first. `resume` is the highest epoch among the deliveries, 0 if there are
+    none: a worker with much to do sends its next turn before it looks at them.
     """
 
     deliveries: Sequence[Delivery] = ()
     refused: Sequence[Token] = ()
     next_due: float | None = None
     leased: bool = True
+    resume: int = 0
 
 
 class Stamp(Struct, frozen=True, gc=False):

@@ -1,7 +1,7 @@
 """The least that could be done with SQLite, called directly: the limit that jobq is compared with.
 
-WAL and `synchronous=FULL`, as jobq has. Enqueue is a transaction of one row, or of 100 where 100 can share it. The drain
-jobs: delete the last 100, mark and read the next. It decodes nothing and runs nothing.
+WAL and `synchronous=FULL`, as jobq has. Enqueue is a transaction of one row, or of 100 if 100 can share it. The drain
+is one transaction for each 100 jobs: delete the last 100, mark and read the next. It decodes nothing and runs nothing.
 """
 
 import json

@@ -116,7 +116,9 @@ class State:
         lost.sort(key=lambda delivery: delivery.epoch)
         suspects = claim.suspects and not any(len(delivery.crashes) >= SUSPECT_AFTER for delivery in lost)
         fresh = self._claim(claim.queues, lease, max(0, claim.limit - len(lost)), suspects=suspects)
-        return Turn([*lost, *fresh], refused, self.next_due(now))
+        deliveries = [*lost, *fresh]
+        resume = max((delivery.epoch for delivery in deliveries), default=0)
+        return Turn(deliveries, refused, self.next_due(now), resume=resume)
 
     def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float, resume: int, now: float) -> Orders:
         mine = self.leases.setdefault(worker.id, Lease(worker, now))

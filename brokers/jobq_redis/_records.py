@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 
 import hiredis
 
-from jobq.codec import decode_delivery, encode_job, encode_trail
+from jobq.codec import Deliveries, decode_delivery, encode_job, encode_trail
 from jobq.errors import ConfigError
 from jobq.model import (
     DEFAULT_QUEUE,
@@ -133,8 +133,20 @@ def read_turn(reply: list[Reply], outcomes: Sequence[Outcome], claim: Claim) -> 
     leased, due = reply[0] == 1, reply[1]
     at = 3 + reply[2]
     refused = [Token(outcomes[i - 1].id, outcomes[i - 1].epoch) for i in cast("list[int]", reply[3:at])]
-    deliveries = [*_lost(reply, at, claim), *_fresh(reply, at, claim)] if leased else []
-    return Turn(deliveries, refused, None if due < 0 else due / 1000, leased)
+    next_due = None if due < 0 else due / 1000
+    count, resume = _claimed(reply, at) if leased else (0, 0)
+    if not count:
+        return Turn((), refused, next_due, leased)
+    deliveries = Deliveries(count, lambda: [*_lost(reply, at, claim), *_fresh(reply, at, claim)])
+    return Turn(deliveries, refused, next_due, leased, resume)
+
+
+def _claimed(reply: list[Reply], at: int) -> tuple[int, int]:
+    """How many jobs there are, those lost on the way and those newly claimed, and their highest epoch."""
+    lost, top = reply[at], at + 1 + 5 * reply[at]
+    if top < len(reply) and reply[top + 1]:
+        return lost + reply[top + 1], reply[top] + reply[top + 1] - 1
+    return lost, max(reply[at + 2 : top : 5], default=0)
 
 
 def _lost(reply: list[Reply], at: int, claim: Claim) -> Iterator[Delivery]:

@@ -1,13 +1,14 @@
 """What a turn has found, read in one step and decoded later, in the caller's thread."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from typing import Final
 
 import msgspec
 
-from jobq.codec import decode_delivery
+from jobq.codec import Deliveries, decode_delivery
 from jobq.model import Delivery, Token, Turn
 from jobq_sqlite._sql import Tx
 
@@ -25,8 +26,9 @@ FROM (
 )
 """
 
+_Head = tuple[int, str, str, int, int, int]
 _Pieces = tuple[bytes, bytes, bytes, bytes]
-_heads = msgspec.json.Decoder(list[tuple[int, str, str, int, int, int]])
+_heads = msgspec.json.Decoder(list[_Head])
 
 
 @dataclass(slots=True)
@@ -47,19 +49,25 @@ class Found:
 
     def turn(self) -> Turn:
         """The answer."""
-        deliveries = tuple(_deliveries(*self.pieces)) if self.pieces else ()
-        return Turn(deliveries, self.refused, self.next_due, self.leased)
+        heads, *pieces = self.pieces or (b"[]",)
+        # An id that is not UTF-8 must not hide the others.
+        found = _heads.decode(heads.decode(errors="replace"))
+        if not found:
+            return Turn((), self.refused, self.next_due, self.leased)
+        deliveries = Deliveries(len(found), partial(_deliveries, found, *pieces))
+        return Turn(deliveries, self.refused, self.next_due, self.leased, resume=found[-1][0])
 
 
-def _deliveries(heads: bytes, envelopes: bytes, trails: bytes, crashes: bytes) -> Iterator[Delivery]:
-    read_envelope, read_trail, read_crashes = (BytesIO(piece).read for piece in (envelopes, trails, crashes))
-    # An id that is not UTF-8 must not hide the others.
-    for epoch, name, queue, *sizes in _heads.decode(heads.decode(errors="replace")):
-        yield decode_delivery(
+def _deliveries(heads: Iterable[_Head], *pieces: bytes) -> list[Delivery]:
+    read_envelope, read_trail, read_crashes = (BytesIO(piece).read for piece in pieces)
+    return [
+        decode_delivery(
             name,
-            read_envelope(sizes[0]),
+            read_envelope(size),
             epoch=epoch,
             queue=queue,
-            trail=read_trail(sizes[1]) if sizes[1] >= 0 else None,
-            crashes=read_crashes(sizes[2]) if sizes[2] >= 0 else None,
+            trail=read_trail(trail) if trail >= 0 else None,
+            crashes=read_crashes(crashes) if crashes >= 0 else None,
         )
+        for epoch, name, queue, size, trail, crashes in heads
+    ]

@@ -28,6 +28,8 @@ class Slots:
         self.waiting: deque[Held] = deque()
         self.outcomes: list[Outcome] = []
         self.changed = asyncio.Event()
+        self.spent: list[Held] = []
+        """No longer held. To free them takes a tenth of a turn's time: the next turn is sent first."""
         self.taken = 0
         self.reserved = 0
         """1 while a slot is kept free for a suspect that may be there."""
@@ -104,7 +106,10 @@ class Slots:
         """Outcomes are with the broker: their jobs are no longer held."""
         for outcome in outcomes:
             held = self.held.pop(outcome.epoch, None)
-            if held is not None and held.suspect:
+            if held is None:
+                continue
+            self.spent.append(held)
+            if held.suspect:
                 self._suspects -= 1
                 self.changed.set()  # nobody calls a worker for a suspect; now it may ask for the next one
         self._measure(len(outcomes), now)

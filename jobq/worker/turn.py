@@ -160,8 +160,8 @@ class Turner:
             self._fruitless = 0
             # in this order: whoever sees the epoch from another thread can see the deliveries
             self.unread = turn.deliveries
-            self.resume = max(self.resume, *(delivery.epoch for delivery in turn.deliveries))
-        if len(self._slots.outcomes) < _BUSY or any(delivery.crashes for delivery in turn.deliveries):
+            self.resume = max(self.resume, turn.resume)
+        if len(self._slots.outcomes) < _BUSY or claim.suspects:
             self._unpack()  # nothing is gained by putting it off; and nobody may die over a suspect that waits
         self._set_due(turn.next_due)
         if self.claiming and self.leased.is_set():
@@ -180,6 +180,7 @@ class Turner:
                     self._executor.refuse(delivery)
         finally:  # not before each is among the held ones: the lease thread has to see it here or there
             self.unread = ()
+            self._slots.spent.clear()
 
     def _look_again(self, turn: Turn, claim: Claim) -> None:
         """After a turn that could claim: when to make the next one."""

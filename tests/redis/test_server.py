@@ -34,7 +34,7 @@ async def test_acknowledged_jobs_survive_kill_9_with_an_aof(start: Start, tools:
     assert turn.next_due is not None
     assert turn.next_due > 3500
     await put(broker, "late", number=2)  # the stamp survived, too
-    assert (await claim(broker)).deliveries == []
+    assert not (await claim(broker)).deliveries
 
 
 async def test_a_script_flush_is_invisible(broker: RedisBroker, redis: Client) -> None:

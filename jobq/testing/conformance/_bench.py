@@ -68,7 +68,8 @@ class Hand:
     ) -> Turn:
         """Take a turn."""
         turn = await self.lose_turn(*outcomes, limit=limit, queues=queues, suspects=suspects)
-        self.received = max([self.received, *(delivery.epoch for delivery in turn.deliveries)])
+        assert turn.resume == max([0, *(delivery.epoch for delivery in turn.deliveries)])
+        self.received = max(self.received, turn.resume)
         return turn
 
     async def claim(self, limit: int = PLENTY, *queues: str, suspects: bool = False) -> Sequence[Delivery]:
