@@ -77,12 +77,17 @@ def find_held(tx: Tx, worker: int | None, tokens: Sequence[HasToken]) -> dict[in
 
 def take_back(tx: Tx, tokens: Iterable[Token]) -> None:
     """Strike the crashes that were charged for these tokens: their worker is alive."""
-    for n, epoch, crashes in list(tx.ask_rows(_CRASHED, [(token.id, token.epoch) for token in tokens])):
+    struck: dict[object, set[object]] = {}
+    noted: dict[object, object] = {}
+    for n, epoch, crashes in tx.ask_rows(_CRASHED, [(token.id, token.epoch) for token in tokens]):
+        struck.setdefault(n, set()).add(epoch)
+        noted[n] = crashes
+    for n, crashes in noted.items():
         try:
             notes = decode_crashes(crashes if isinstance(crashes, bytes) else None)
         except DecodeError:
             continue
-        left = tuple(note for note in notes if note.epoch != epoch)
+        left = tuple(note for note in notes if note.epoch not in struck[n])
         if len(left) < len(notes):
             tx.do(_UNCRASH, encode_crashes(left) if left else None, len(left), n)
 

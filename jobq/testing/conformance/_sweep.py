@@ -76,6 +76,17 @@ class SweepPromises(Promises):
         again = await worker.claim_one()
         assert (again.job.id, again.crashes) == ("a", ())
 
+    async def test_who_was_said_to_be_dead_twice_takes_back_two_crashes_of_a_job_at_once(self, bench: Bench) -> None:
+        await bench.put("a")
+        worker = await bench.worker("w1", lease=3600)
+        first = await worker.claim_one()
+        await bench.sweep(dead=["w1"])
+        await worker.beat()
+        second = await worker.claim_one()
+        await bench.sweep(dead=["w1"])
+        assert set((await worker.beat(second, first)).lost) == {token(first), token(second)}
+        assert (await worker.claim_one(suspects=True)).crashes == ()
+
     async def test_a_sweep_names_the_live_workers_of_the_host(self, bench: Bench) -> None:
         for name in ("w1", "w2"):
             await bench.worker(name, lease=30)
