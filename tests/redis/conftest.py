@@ -20,6 +20,12 @@ def url(redis_url: str) -> str:
 
 
 @pytest.fixture
+def base(url: str) -> str:
+    """What the names of the namespace's keys begin with."""
+    return f"jobq:{{{url.split('=')[1]}}}:"
+
+
+@pytest.fixture
 def start() -> Iterator[Callable[..., Server]]:
     """Start private servers with these arguments."""
     with ExitStack() as stack:

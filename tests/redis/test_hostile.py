@@ -12,11 +12,6 @@ from tests.redis.tools import WORKER, Client, claim, drain, ids, lease, put
 Harm = Callable[[Client, str], Awaitable[object]]
 
 
-@pytest.fixture
-def base(url: str) -> str:
-    return f"jobq:{{{url.split('=')[1]}}}:"
-
-
 @pytest.mark.parametrize(
     "blob",
     [

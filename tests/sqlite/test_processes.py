@@ -12,6 +12,8 @@ from jobq_sqlite import SqliteBroker
 from tests.sqlite.tools import CHILD, child, fetch, line_of, raw, url_of
 
 GUARD = 20
+PROMPT = 2
+"""Seconds. It takes a few milliseconds; to look every 50 ms is the net below, so this can miss neither by accident."""
 
 
 async def read_line(process: "Popen[str]") -> str:
@@ -40,7 +42,8 @@ async def test_a_job_of_another_process_wakes_a_sleeper(
         await asyncio.wait([sleeper], timeout=0.1)
         assert not sleeper.done()
         process.stdin.write(b"\n")
-        await sleeper
+        async with asyncio.timeout(PROMPT):
+            await sleeper
         assert [delivery.job.id for delivery in await fetch(broker)] == ["a"]
         assert await process.wait() == 0
 
@@ -55,7 +58,8 @@ async def test_a_write_by_somebody_who_does_not_ring_wakes_a_sleeper(tmp_path: P
             db.execute(
                 "INSERT INTO jobs (id, queue, priority, lane, pos, envelope) VALUES ('a', 'default', 2, 2, 1, x'')"
             )
-        await sleeper
+        async with asyncio.timeout(PROMPT):
+            await sleeper
         assert [delivery.job.id for delivery in await fetch(broker)] == ["a"]
 
 
