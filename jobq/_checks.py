@@ -63,6 +63,25 @@ def check_headers(headers: object) -> None:
         raise ConfigError(f"headers have {size:,} characters, the limit is {MAX_HEADERS:,}")
 
 
+def check_whole(name: str, value: object, least: int) -> None:
+    """Raise `ConfigError` unless the option's value is a whole number of at least `least`."""
+    if not (isinstance(value, int) and not isinstance(value, bool) and value >= least):
+        raise ConfigError(f"{name} is {value!r}; it is a whole number, at least {least}")
+
+
+def check_seconds(name: str, value: object, *, zero: bool = False) -> None:
+    """Raise `ConfigError` unless the option's value is a finite number of seconds, above 0 or, if `zero`, 0."""
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    if not (0 < number < math.inf or (zero and number == 0)):  # NaN is neither above nor below anything
+        raise ConfigError(f"{name} is {value!r}; it is a number of seconds, {'0 or more' if zero else 'above 0'}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise `ConfigError` unless the option's value is True or False."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} is {value!r}; it is True or False")
+
+
 def _is_text(text: str) -> bool:
     """Whether UTF-8 can hold it: Python's strings may have lone surrogates."""
     try:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
+from jobq._checks import check_whole
 from jobq.errors import FAR, ConfigError
 
 __all__ = ["Exponential", "Retry"]
@@ -44,8 +45,7 @@ class Retry:
     never_on: tuple[type[BaseException], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.max_retries < 0:
-            raise ConfigError(f"max_retries is {self.max_retries}; it counts runs after the first, from 0 on")
+        check_whole("max_retries", self.max_retries, 0)
         if not callable(self.backoff):
             raise ConfigError(f"backoff is {self.backoff!r}; it is a function from the retry's number to seconds")
         for name in ("on", "never_on"):

@@ -8,7 +8,16 @@ from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
 
 from msgspec import Raw
 
-from jobq._checks import check_headers, check_id, check_name, check_priority, check_queue
+from jobq._checks import (
+    check_flag,
+    check_headers,
+    check_id,
+    check_name,
+    check_priority,
+    check_queue,
+    check_seconds,
+    check_whole,
+)
 from jobq._retry import Retry
 from jobq._signature import Signature
 from jobq.codec import MAX_ENVELOPE
@@ -60,17 +69,13 @@ class TaskOptions:
         check_priority(self.priority)
         if not isinstance(self.retry, Retry):
             raise ConfigError(f"retry is {self.retry!r}; it is a jobq.Retry, e.g. Retry(max_retries=5)")
-        if self.timeout is not None and not (_is_number(self.timeout) and self.timeout > 0):
-            raise ConfigError(f"timeout is {self.timeout!r}; it is a number of seconds above 0, or None")
-        if not _is_number(self.max_crashes) or self.max_crashes < 1:
-            raise ConfigError(f"max_crashes is {self.max_crashes!r}; it is a whole number, at least 1")
+        if self.timeout is not None:
+            check_seconds("timeout", self.timeout)
+        check_whole("max_crashes", self.max_crashes, 1)
+        check_flag("keep_dead", self.keep_dead)
         for name in ("on_failure", "on_dead"):
             if (handler := getattr(self, name)) is not None and not callable(handler):
                 raise ConfigError(f"{name} is {handler!r}; it is a function of (job, exception)")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,10 @@
 """A worker's settings, checked when they are made."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from jobq._checks import check_queue
+from jobq._checks import check_flag, check_queue, check_seconds, check_whole
 from jobq.errors import ConfigError
 from jobq.model import DEFAULT_QUEUE
 from jobq.registry import Registry
@@ -23,9 +22,9 @@ class QueueWeight:
     weight: int | None = None
 
 
-def parse_queue(text: str) -> QueueWeight:
+def parse_queue(text: object) -> QueueWeight:
     """`mail` or `mail:5`. Raises `ConfigError`."""
-    name, colon, weight = text.partition(":")
+    name, colon, weight = text.partition(":") if isinstance(text, str) else (text, "", "")
     if not colon:
         return QueueWeight(check_queue(name))
     if not (weight.isascii() and weight.isdigit() and 1 <= int(weight) <= MAX_WEIGHT):
@@ -73,14 +72,11 @@ class WorkerOptions:
         if len({weight.name for weight in weights}) != len(weights) or not weights:
             raise ConfigError(f"queues is {self.queues!r}; it names at least one queue, and none twice")
         object.__setattr__(self, "weights", weights)
-        if self.concurrency < 1:
-            raise ConfigError(f"concurrency is {self.concurrency}; it is at least 1")
-        # each is written so that NaN, which is neither above nor below anything, is refused
+        check_whole("concurrency", self.concurrency, 1)
+        check_flag("burst", self.burst)
         for name in ("grace", "park_grace"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it is a number of seconds, 0 or more")
+            check_seconds(name, getattr(self, name), zero=True)
         for name in ("lease", "renew", "sweep", "max_lag"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it is a number of seconds above 0")
+            check_seconds(name, getattr(self, name))
         if not self.renew < self.lease / 2:
             raise ConfigError(f"renew is {self.renew} and lease is {self.lease}; renew must be less than half of lease")
