@@ -72,23 +72,29 @@ class Turner:
         self._due_changed = asyncio.Event()
 
     async def step(self) -> None:
-        """Wait until there is a reason for a turn, and make it. After an error the same outcomes are sent again."""
+        """Wait until there is a reason for a turn, and make it. After any error there is a next one.
+
+        It sends the outcomes again of which the last one did not say what became of them.
+        """
         if not self._sending and not self.unread:
             await self._slots.changed.wait()
         self._slots.changed.clear()
+        try:
+            await self._turn()
+        except BaseException:
+            self._tried |= {outcome.epoch for outcome in self._sending}
+            self._slots.changed.set()
+            raise
+        self.quiet = not self.unread
+        self.stored.set()
+
+    async def _turn(self) -> None:
         batch = self._take()
         claim = self._claim(len(batch))
         self.quiet = False
-        try:
-            turn = await self._exchange(batch, claim)
-        except BaseException:
-            self._tried |= {outcome.epoch for outcome in batch}
-            self._slots.changed.set()
-            raise
+        turn = await self._exchange(batch, claim)
         self._settled(batch, turn)
         self._receive(turn, claim)
-        self.quiet = not self.unread
-        self.stored.set()
 
     async def _exchange(self, batch: list[Outcome], claim: Claim) -> Turn:
         """One round trip; what the last one brought is unpacked while this one is under way."""
@@ -142,8 +148,9 @@ class Turner:
         return Claim(self._worker, self._order(self.paused), room, suspects=suspects, resume=self.resume)
 
     def _settled(self, batch: list[Outcome], turn: Turn) -> None:
+        late = [token.id for token in turn.refused if token.epoch not in self._tried]
         self._sending = []
-        if late := [token.id for token in turn.refused if token.epoch not in self._tried]:
+        if late:
             log.warning("%d outcomes came too late, their leases were lost: %s", len(late), ", ".join(late[:5]))
         self._tried = frozenset()
         self._slots.stored(batch, self._clock.monotonic())
@@ -158,9 +165,10 @@ class Turner:
             self._slots.reserved = 0
         if turn.deliveries:
             self._fruitless = 0
+            highest = max(self.resume, *(delivery.epoch for delivery in turn.deliveries))
             # in this order: whoever sees the epoch from another thread can see the deliveries
             self.unread = turn.deliveries
-            self.resume = max(self.resume, *(delivery.epoch for delivery in turn.deliveries))
+            self.resume = highest
         if len(self._slots.outcomes) < _BUSY or any(delivery.crashes for delivery in turn.deliveries):
             self._unpack()  # nothing is gained by putting it off; and nobody may die over a suspect that waits
         self._set_due(turn.next_due)
@@ -170,16 +178,14 @@ class Turner:
     def _unpack(self) -> None:
         """Take what a turn brought, and start what has a slot."""
         unknown = [delivery for delivery in self.unread if delivery.epoch not in self._slots.held]
-        try:
-            if self.claiming and self.leased.is_set():
-                for delivery in unknown:
-                    self._executor.admit(delivery)
-                self._executor.start_waiting()
-            else:  # a slow reply may arrive after the worker stopped, or after its lease may have ended
-                for delivery in reversed(unknown):
-                    self._executor.refuse(delivery)
-        finally:  # not before each is among the held ones: the lease thread has to see it here or there
-            self.unread = ()
+        if self.claiming and self.leased.is_set():
+            for delivery in unknown:
+                self._executor.admit(delivery)
+            self._executor.start_waiting()
+        else:  # a slow reply may arrive after the worker stopped, or after its lease may have ended
+            for delivery in reversed(unknown):
+                self._executor.refuse(delivery)
+        self.unread = ()  # not before each is among the held ones: the lease thread has to see it here or there
 
     def _look_again(self, turn: Turn, claim: Claim) -> None:
         """After a turn that could claim: when to make the next one."""
