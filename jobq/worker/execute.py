@@ -55,14 +55,21 @@ class Executor:
         self._limiter = CapacityLimiter(slots.concurrency)
         for task in registry.tasks.values():
             task.signature.prepare()
-        self._runners = {name: self._runner(task) for name, task in registry.tasks.items()}
         self._handler: Handler | None = chain(registry.middlewares, _innermost) if registry.middlewares else None
         self._create_task = asyncio.get_running_loop().create_task
 
     def admit(self, delivery: Delivery) -> None:
-        """Take a claimed job: it will wait for a slot, or it has its outcome already."""
+        """Take a claimed job: it will wait for a slot, or it has its outcome already. Raises nothing."""
         held = Held(delivery, self._surroundings)
         self._slots.add(held)
+        try:
+            self._sort(held)
+        except BaseException as exc:  # whatever it was (a validator may call sys.exit()), it is about this job alone
+            log.exception("%r could not be taken; it counts as a failure", held)
+            self._slots.settle(held, self._failed(held, f"the worker could not take it: {short(failure_of(exc))}"))
+
+    def _sort(self, held: Held) -> None:
+        delivery = held.delivery
         task = self._tasks.get(delivery.job.task)
         if delivery.malformed is not None:
             self._bury(held, DecodeError(delivery.malformed), None)
@@ -94,7 +101,7 @@ class Executor:
             self._bury(held, exc, task)
             return
         held.timeout = task.config.timeout
-        held.prepare(self._runners[task.name], args, kwargs)
+        held.prepare(self._runner(task), args, kwargs)
         self._slots.queue(held)
 
     async def _run(self, held: Held) -> None:
@@ -125,8 +132,13 @@ class Executor:
             return await self._after(held, exc)
         except BaseException:  # whatever goes wrong here, the job must have an outcome, and its slot an end
             log.exception("what became of %r could not be decided; it counts as a failure", held)
-            options = self._tasks[held.delivery.job.task].config
-            return self._scribe.after_error(held.delivery, JobAborted("see the worker's log"), options, self._now())
+            return self._failed(held, "see the worker's log")
+
+    def _failed(self, held: Held, why: str) -> Outcome:
+        """What follows when it is the worker that failed: the same as after a body's error, so that it has an end."""
+        task = self._tasks.get(held.delivery.job.task)
+        options = _UNKNOWN if task is None else task.config
+        return self._scribe.after_error(held.delivery, JobAborted(why), options, self._now())
 
     async def _after(self, held: Held, exc: BaseException) -> Outcome:
         """What a body's exception means; the worker's own cancellations are no errors."""

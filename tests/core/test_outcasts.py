@@ -2,13 +2,16 @@
 
 import asyncio
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
 
 import jobq
 from jobq import App, Client, Job, Retry
+from jobq.errors import ConfigError
 from jobq.model import Delivery, Happening, Stamp
 from jobq.worker import Worker
 from jobq_memory import MemoryBroker
@@ -112,6 +115,124 @@ async def test_arguments_that_cannot_be_read_are_dead_with_their_bytes_and_cost_
     assert entry.trail.failure.kind == "DecodeError"
     assert "work()" in entry.trail.failure.message
     assert entry.trail.attempt == 0
+
+
+@dataclass
+class Order:
+    """An argument that today's code reads, and tomorrow's does not."""
+
+    kind: str
+    refused: ClassVar[BaseException | None] = None
+
+    def __post_init__(self) -> None:
+        if Order.refused is not None:
+            raise Order.refused
+
+
+@pytest.fixture
+def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """From now on, orders raise."""
+    return lambda error: monkeypatch.setattr(Order, "refused", error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeyError("b"), AttributeError("kind"), AssertionError("no"), ConfigError("mine")],
+    ids=lambda error: type(error).__name__,
+)
+async def test_arguments_whose_own_checks_fail_are_dead_with_the_cause_and_cost_nobody_else(
+    error: Exception, refuse: Callable[[BaseException], None]
+) -> None:
+    app, ran = App(), list[int]()
+
+    @app.task
+    async def ship(order: Order) -> None: ...
+
+    @app.task
+    async def other(n: int) -> None:
+        ran.append(n)
+
+    async with MemoryBroker() as memory, Client(memory) as client:
+        for n in range(3):
+            await client.perform_many([ship.call(Order("b")), other.call(n)])
+        refuse(error)
+        async with Worker(app, memory, concurrency=5) as worker:
+            await until(lambda: not state_of(memory).jobs)
+            assert worker.running == 0
+        failures = [entry.trail.failure for entry in state_of(memory).dead.values()]
+    assert ran == [0, 1, 2]
+    assert len(failures) == 3
+    for failure in failures:
+        assert failure is not None
+        assert failure.kind == "DecodeError"
+        assert str(error.args[0]) in failure.message
+        assert "__post_init__" in failure.traceback or isinstance(error, ConfigError)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError()], ids=lambda e: type(e).__name__)
+async def test_arguments_that_would_end_the_worker_are_a_failed_attempt_and_cost_nobody_else(
+    error: BaseException, refuse: Callable[[BaseException], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    app, ran = App(), list[int]()
+
+    @app.task(retry=Retry(max_retries=1, backoff=lambda _: 0.01))
+    async def ship(order: Order) -> None: ...
+
+    @app.task
+    async def other(n: int) -> None:
+        ran.append(n)
+
+    async with MemoryBroker() as memory, Client(memory) as client:
+        handle = await client.perform_async(ship, Order("b"))
+        await client.perform_async(other, 1)
+        refuse(error)
+        async with Worker(app, memory):
+            await until(lambda: not state_of(memory).jobs)
+        trail = state_of(memory).dead[handle.id].trail
+    assert ran == [1]
+    assert trail.failure is not None
+    assert (trail.attempt, trail.failure.kind) == (2, "JobAborted")
+    assert [r for r in caplog.records if r.exc_info and r.exc_info[1] is error and handle.id in r.getMessage()]
+
+
+async def test_a_task_that_is_registered_while_a_worker_runs_is_run_by_it() -> None:
+    app, ran = App(), list[int]()
+
+    async with MemoryBroker() as memory, Client(memory) as client, Worker(app, memory, concurrency=2):
+
+        @app.task
+        async def late(n: int) -> None:
+            ran.append(n)
+
+        @app.task
+        def threaded(n: int) -> None:
+            ran.append(n)
+
+        await client.perform_many([late.call(1), threaded.call(2), late.call(3)])
+        await until(lambda: not state_of(memory).jobs)
+        assert state_of(memory).dead == {}
+    assert sorted(ran) == [1, 2, 3]
+
+
+async def test_a_late_task_that_can_read_no_arguments_makes_dead_jobs_and_costs_nobody_else() -> None:
+    app, ran = App(), list[int]()
+
+    @app.task
+    async def other(n: int) -> None:
+        ran.append(n)
+
+    async with MemoryBroker() as memory, Client(memory) as client, Worker(app, memory):
+
+        @app.task(name="late")
+        async def late(x: dict[str, int] | Order) -> None: ...
+
+        await put(memory, task="late", body=body(b'{"args":[{}]}'))
+        await client.perform_async(other, 1)
+        await until(lambda: not state_of(memory).jobs)
+        failure = state_of(memory).dead["raw"].trail.failure
+    assert failure is not None
+    assert "the annotation of 'x' cannot be decoded" in failure.message
+    assert ran == [1]
 
 
 async def test_a_malformed_envelope_is_dead_with_its_bytes() -> None:
