@@ -17,7 +17,7 @@ from jobq.middleware import Handler, chain
 from jobq.model import Again, Cancelled, Dead, Delivery, Done, Job, Outcome, Released
 from jobq.registry import AsyncTask, FailureHandler, Registry, Task, TaskOptions
 from jobq.worker.deadlines import Deadlines
-from jobq.worker.held import Cause, Held, Surroundings
+from jobq.worker.held import Cause, Doom, Held, Surroundings
 from jobq.worker.outcomes import Scribe, failure_of, short
 from jobq.worker.slots import Slots
 
@@ -90,7 +90,8 @@ class Executor:
     def start_waiting(self) -> None:
         """Start what waits, as far as there are slots."""
         while (held := self._slots.take()) is not None:
-            held.body = self._create_task(self._run(held))
+            doom = held.doom
+            held.body = self._create_task(self._run(held) if doom is None else self._bury_with_handler(held, doom))
             if held.timeout is not None:
                 self._deadlines.add(held)
 
@@ -123,6 +124,10 @@ class Executor:
             if held.cause is Cause.TIMEOUT:
                 log.warning("%r took longer than its timeout, yet it ended; its end counts", held)
         running.reset(token)  # else job, task and context are a circle, which is memory until it is collected
+        self._end(held, outcome)
+
+    def _end(self, held: Held, outcome: Outcome) -> None:
+        """It has its outcome, and the next one its slot."""
         self._slots.settle(held, outcome)
         if self._slots.waiting:
             self.start_waiting()
@@ -181,16 +186,14 @@ class Executor:
         outcome = self._scribe.buried(held.delivery, exc, self._now(), keep=options.keep_dead)
         if options.on_dead is None:
             self._slots.settle(held, outcome)
-            return
-        held.started = True
-        held.body = self._create_task(self._bury_with_handler(held, options.on_dead, exc, outcome))
-        self._slots.taken += 1  # given back when it is settled
+        else:
+            held.doom = Doom(exc, options.on_dead, outcome)
+            self._slots.queue(held)
 
-    async def _bury_with_handler(self, held: Held, handler: FailureHandler, exc: BaseException, outcome: Dead) -> None:
-        try:
-            await self._call_handler(handler, held.delivery.job, exc)
-        finally:
-            self._slots.settle(held, outcome)
+    async def _bury_with_handler(self, held: Held, doom: Doom) -> None:
+        held.started = True
+        await self._call_handler(doom.handler, held.delivery.job, doom.exc)
+        self._end(held, doom.outcome)
 
     async def _call_handler(self, handler: FailureHandler | None, job: Job, exc: BaseException) -> None:
         if handler is None:

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -286,6 +287,90 @@ async def test_a_thousand_undecodable_jobs_with_a_handler_are_all_buried() -> No
         await Worker(app, memory, burst=True, concurrency=5).run()
         assert len(state_of(memory).dead) == 300
     assert set(called.values()) == {1}
+
+
+@pytest.fixture
+def _quick_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some hundred jobs are enough for a worker to know that it is fast, and to claim ahead."""
+    monkeypatch.setattr("jobq.worker.slots._RATE_WINDOW", 0.01)
+
+
+async def quick_then_bad(memory: MemoryBroker, client: Client, work: jobq.AsyncTask[[int], None], bad: int) -> None:
+    """A backlog that makes a worker claim ahead, the unreadable ones, and more behind them."""
+    await client.perform_many([work.call(n) for n in range(3000)])
+    await memory.enqueue([Job(id=f"bad{n}", task=work.name, body=body(b"bad")) for n in range(bad)], Stamp("test", 1))
+    await client.perform_many([work.call(n) for n in range(3000, 3050)])
+
+
+@pytest.mark.usefixtures("_quick_to_measure")
+async def test_handlers_of_the_buried_take_slots_like_bodies() -> None:
+    app, together, most, go = App(), 0, 0, asyncio.Event()
+
+    @asynccontextmanager
+    async def busy() -> AsyncGenerator[None]:
+        nonlocal together, most
+        together += 1
+        most = max(most, together)
+        yield
+        together -= 1
+
+    async def died(job: Job, exc: BaseException) -> None:
+        async with busy():
+            await go.wait()
+
+    @app.task(on_dead=died)
+    async def work(n: int) -> None:
+        async with busy():
+            await asyncio.sleep(0)
+
+    async with MemoryBroker() as memory, Client(memory) as client:
+        await quick_then_bad(memory, client, work, bad=20)
+        async with Worker(app, memory, concurrency=3) as worker:
+            await until(lambda: together == 3 and worker.running > 3)
+            go.set()
+            await until(lambda: not state_of(memory).jobs)
+        assert len(state_of(memory).dead) == 20
+    assert most == 3
+
+
+@pytest.mark.usefixtures("_quick_to_measure")
+async def test_what_waits_behind_a_long_burial_starts_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobq.worker.slots._PROBE", 0.0)
+    app, ran, buried, go = App(), Counter[int](), asyncio.Event(), asyncio.Event()
+
+    async def died(job: Job, exc: BaseException) -> None:
+        buried.set()
+        await go.wait()
+
+    @app.task(on_dead=died)
+    async def work(n: int) -> None:
+        ran[n] += 1
+
+    async with MemoryBroker() as memory, Client(memory) as client:
+        await quick_then_bad(memory, client, work, bad=1)
+        async with Worker(app, memory, concurrency=1) as worker:
+            await buried.wait()
+            await until(lambda: worker.running > 1)
+            go.set()
+            await until(lambda: not state_of(memory).jobs)
+    assert ran == Counter(range(3050))
+
+
+async def test_one_that_waits_for_its_burial_goes_back_when_the_worker_stops() -> None:
+    app, called, started = App(), list[str](), asyncio.Event()
+
+    @app.task(on_dead=lambda job, _: called.append(job.id))
+    async def work() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    async with MemoryBroker() as memory, Client(memory) as client, Worker(app, memory, concurrency=1) as worker:
+        await client.perform_async(work)
+        await started.wait()
+        worker._executor.admit(Delivery(Job(id="raw", task=work.name, body=body(b"bad")), 1_000))
+        assert [held.running for held in worker.held] == [True, False]
+        worker.stop(grace=0)
+    assert called == []
 
 
 # --- poison
