@@ -55,15 +55,16 @@ class Slots:
     def probe(self, now: float, *, backlog: bool) -> bool:
         """Whether to ask for a suspect, which must start at once, with no other suspect beside it.
 
-        With a `backlog` of jobs that wait for slots there would never be a free one, so now and then one is kept free.
+        With a `backlog` of jobs that wait for slots there would never be a free one, so now and then one is kept free:
+        until the answer is here, if there is one now, or else from the end of the next body on.
         """
         if self._suspects:
             return False
+        if now - self._probed >= _PROBE:
+            self.reserved = 1
         if self.taken < self.concurrency and (self.reserved or not backlog):
             self._probed = now
             return True
-        if now - self._probed >= _PROBE:
-            self.reserved = 1
         return False
 
     def add(self, held: Held) -> None:

@@ -49,6 +49,26 @@ async def test_a_suspect_is_asked_for_when_it_could_start_at_once() -> None:
     assert slots.probe(0.0, backlog=False)
 
 
+async def test_a_slot_that_is_free_is_used_to_ask_and_not_kept_free() -> None:
+    slots = Slots(1)
+    job = held(1)
+    slots.add(job)
+    slots.queue(job)
+    assert slots.probe(0.0, backlog=True)
+
+
+async def test_under_a_backlog_that_leaves_slots_free_a_suspect_is_asked_for_now_and_then() -> None:
+    slots = filled(2, 1)
+    assert slots.probe(0.0, backlog=True)
+    slots.queue(held(2))
+    assert slots.take() is None, "the slot that is free is for the suspect"
+    slots.reserved = 0
+    assert slots.take() is not None
+    slots.settle(slots.held[1], Done("1", 1))
+    assert not slots.probe(0.9, backlog=True)
+    assert slots.probe(1.0, backlog=True)
+
+
 async def test_no_second_suspect_is_asked_for_while_one_is_held() -> None:
     slots = Slots(2)
     slots.add(held(1, crashes=2))
