@@ -143,8 +143,9 @@ class Turner:
         if not (self.claiming and self.leased.is_set()):
             return Claim(self._worker, resume=self.resume)
         slots, unread = self._slots, len(self.unread)
-        suspects = slots.probe(self._clock.monotonic(), backlog=bool(unread or slots.waiting))
-        room = max(slots.room(settling) - unread, int(suspects))
+        now = self._clock.monotonic()
+        suspects = slots.probe(now, backlog=bool(unread or slots.waiting))
+        room = max(slots.room(now, settling) - unread, int(suspects))
         return Claim(self._worker, self._order(self.paused), room, suspects=suspects, resume=self.resume)
 
     def _settled(self, batch: list[Outcome], turn: Turn) -> None:
@@ -194,7 +195,7 @@ class Turner:
             if not turn.deliveries and self._slots.empty:
                 # a turn that settled the last suspect has not looked for the next one
                 (self.dry if claim.suspects else self._slots.changed).set()
-        elif claim.limit and self._slots.room(0) > len(self.unread):
+        elif claim.limit and self._slots.room(self._clock.monotonic()) > len(self.unread):
             # as much as was asked for: there may be more, for the room that is left
             self._slots.changed.set()
 
