@@ -26,6 +26,8 @@ __all__ = ["Executor"]
 HANDLER_TIMEOUT: Final = 30.0
 """Seconds that an `on_failure` or `on_dead` handler may take."""
 _UNKNOWN: Final = TaskOptions()
+_GIVEN_BACK: Final = (Cause.SHUTDOWN, Cause.LEASE_LOST)
+"""Why a run is stopped that is nobody's failure and nobody's wish: it is to begin anew elsewhere."""
 
 log = logging.getLogger("jobq.worker")
 
@@ -85,7 +87,7 @@ class Executor:
         """Give a job back that was claimed before, and arrived after, the worker stopped claiming."""
         held = Held(delivery, self._surroundings)
         self._slots.add(held)
-        self._slots.settle(held, Released(delivery.job.id, delivery.epoch))
+        self._slots.settle(held, _released(held))
 
     def start_waiting(self) -> None:
         """Start what waits, as far as there are slots."""
@@ -148,9 +150,9 @@ class Executor:
     async def _after(self, held: Held, exc: BaseException) -> Outcome:
         """What a body's exception means; the worker's own cancellations are no errors."""
         delivery, cause = held.delivery, held.cause
-        if cause is Cause.SHUTDOWN or cause is Cause.LEASE_LOST:
+        if cause in _GIVEN_BACK:
             # after a lost lease the broker refuses this, unless the lease was only feared lost: then it is due
-            return Released(delivery.job.id, delivery.epoch)
+            return _released(held)
         if cause is Cause.ORDERED:
             return self._scribe.cancelled(delivery, "ordered", self._now())
         if cause is Cause.TIMEOUT and isinstance(exc, asyncio.CancelledError):
@@ -166,7 +168,8 @@ class Executor:
         if not isinstance(exc, Verdict) or isinstance(outcome, Dead):
             handler = task.config.on_dead if isinstance(outcome, Dead) else task.config.on_failure
             self._log_failure(held, outcome)
-            await self._call_handler(handler, delivery.job, exc)
+            if handler is not None and not await self._call_handler(handler, held, exc):
+                return _released(held)
         return outcome
 
     def _park(self, held: Held) -> None:
@@ -192,22 +195,27 @@ class Executor:
 
     async def _bury_with_handler(self, held: Held, doom: Doom) -> None:
         held.started = True
-        await self._call_handler(doom.handler, held.delivery.job, doom.exc)
-        self._end(held, doom.outcome)
+        called = await self._call_handler(doom.handler, held, doom.exc)
+        self._end(held, doom.outcome if called else _released(held))
 
-    async def _call_handler(self, handler: FailureHandler | None, job: Job, exc: BaseException) -> None:
-        if handler is None:
-            return
+    async def _call_handler(self, handler: FailureHandler, held: Held, exc: BaseException) -> bool:
+        """Call it; what it raises is logged. False if the worker cut it short, so that it has to be called again."""
+        job = held.delivery.job
+        held.body_ended()
         try:
             async with asyncio.timeout(HANDLER_TIMEOUT):
                 if inspect.iscoroutinefunction(handler):
                     await handler(job, exc)
-                    return
-                call = anyio.to_thread.run_sync(handler, job, exc, limiter=self._limiter, abandon_on_cancel=True)
-                if inspect.isawaitable(value := await call):
-                    await value
+                else:
+                    call = anyio.to_thread.run_sync(handler, job, exc, limiter=self._limiter, abandon_on_cancel=True)
+                    if inspect.isawaitable(value := await call):
+                        await value
         except BaseException:  # not even sys.exit() in a handler may cost the job its outcome
+            if held.cause in _GIVEN_BACK:
+                log.warning("the handler %r of %r was cut short; the job is given back", handler, held)
+                return False
             log.exception("the handler %r of job %s failed", handler, job.id)
+        return True
 
     def _log_failure(self, held: Held, outcome: Again | Dead | Cancelled) -> None:
         failure = "" if outcome.trail.failure is None else short(outcome.trail.failure)
@@ -246,6 +254,10 @@ def _run_apart(call: Callable[[], object]) -> tuple[object, BaseException | None
         return call(), None
     except BaseException as exc:  # noqa: BLE001
         return None, exc
+
+
+def _released(held: Held) -> Released:
+    return Released(held.delivery.job.id, held.epoch)
 
 
 async def _innermost(_: Job) -> object:

@@ -121,5 +121,9 @@ class Held:
             self._current.cancel()
         self.body.cancel()
 
+    def body_ended(self) -> None:
+        """What was the cause for the body is none for the handler that follows."""
+        self.cause = None
+
     def __repr__(self) -> str:
         return f"job {self.delivery.job.id} of {self.delivery.job.task}"

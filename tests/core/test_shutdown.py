@@ -3,17 +3,19 @@
 # ruff: noqa: PT012 - what starts in the outer block is to outlive the inner one
 
 import asyncio
+import contextlib
 import random
 import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 import jobq
-from jobq import App, Client, Retry, testing
-from jobq.model import Released
+from jobq import App, Client, Job, Retry, testing
+from jobq.model import Released, Stamp
 from jobq.testing import JobState
 from jobq.worker import Worker
 from jobq_memory import MemoryBroker
@@ -135,6 +137,79 @@ async def test_a_body_that_ends_well_when_cancelled_is_done(broker: Faulty, clie
         await client.perform_async(work)
         await started.wait()
     assert state_of(memory_of(broker)).jobs == {}
+
+
+async def unreadable(broker: Faulty, task: str) -> None:
+    await broker.enqueue([Job(id="raw", task=task, body=msgspec.Raw(b"bad"))], Stamp("test", 1))
+
+
+@pytest.mark.parametrize("thread", [False, True], ids=["async", "thread"])
+@pytest.mark.parametrize("end", ["on_dead", "on_failure", "timeout", "unreadable"])
+async def test_a_handler_that_the_worker_s_end_cuts_is_called_again(
+    broker: Faulty, client: Client, end: str, *, thread: bool
+) -> None:
+    app, calls, ends, ended = App(), list[str](), list[str](), threading.Event()
+
+    async def in_loop(job: Job, _: BaseException) -> None:
+        calls.append(job.id)
+        if len(calls) == 1:
+            await asyncio.Event().wait()
+        ends.append(job.id)
+
+    def in_thread(job: Job, _: BaseException) -> None:
+        calls.append(job.id)
+        if len(calls) == 1:
+            ended.wait()
+        else:
+            ends.append(job.id)
+
+    handler = in_thread if thread else in_loop
+    on_failure, on_dead = (handler, None) if end == "on_failure" else (None, handler)
+    retry = Retry(max_retries=int(end == "on_failure"), backoff=lambda _: 3600.0)
+
+    @app.task(name="work", retry=retry, on_failure=on_failure, on_dead=on_dead, timeout=0.01)
+    async def work() -> None:
+        if end == "timeout":
+            await asyncio.Event().wait()
+        raise ValueError
+
+    state = state_of(memory_of(broker))
+    try:
+        if end == "unreadable":
+            await unreadable(broker, "work")
+        else:
+            await client.perform_async(work)
+        async with Worker(app, broker, grace=0.1):
+            await until(lambda: calls)
+        (entry,) = state.jobs.values()
+        assert (entry.epoch, entry.trail.attempt, entry.due, state.dead) == (None, 0, None, {})
+        async with Worker(app, broker, grace=5):
+            await until(lambda: ends)
+    finally:
+        ended.set()
+    assert len(calls) == 2
+    if end == "on_failure":
+        assert entry.trail.attempt == 1
+    else:
+        assert list(state.dead) == calls[:1]
+
+
+async def test_a_handler_that_ends_well_when_it_is_cut_is_not_called_again(broker: Faulty, client: Client) -> None:
+    app, calls = App(), list[str]()
+
+    async def stubborn(job: Job, _: BaseException) -> None:
+        calls.append(job.id)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    @app.task(retry=Retry(max_retries=0), on_dead=stubborn)
+    async def work() -> None:
+        raise ValueError
+
+    async with Worker(app, broker, grace=0.1):
+        await client.perform_async(work)
+        await until(lambda: calls)
+    assert list(state_of(memory_of(broker)).dead) == calls
 
 
 async def test_stopping_a_second_time_hurries(broker: Faulty, client: Client) -> None:
