@@ -63,6 +63,8 @@ class Turner:
         """The highest epoch received."""
         self.unread: Sequence[Delivery] = ()
         """Received, and not all among the held ones yet."""
+        self.calling = asyncio.Lock()
+        """Held while a turn is under way. Who has it may cancel `step`, and cuts nothing."""
         self._sending: list[Outcome] = []
         self._tried: frozenset[int] = frozenset()
         """Epochs of the outcomes in turns that failed: those may have been stored, so that a repeat is refused."""
@@ -92,7 +94,8 @@ class Turner:
         batch = self._take()
         claim = self._claim(len(batch))
         self.quiet = False
-        turn = await self._exchange(batch, claim)
+        async with self.calling:
+            turn = await self._exchange(batch, claim)
         self._settled(batch, turn)
         self._receive(turn, claim)
 
@@ -106,7 +109,7 @@ class Turner:
             self._unpack()
             return await under_way
         finally:
-            under_way.cancel()  # no more than a formality, unless this step itself was cancelled
+            under_way.cancel()  # no more than a formality, unless this step itself was cancelled at last
 
     async def wake(self) -> None:
         """While there is room and nothing was found, wait for the broker's hint."""
