@@ -63,7 +63,7 @@ class CurrentJob:
         return self._cancelled is not None and self._cancelled.is_set()
 
     def progress(self, done: float, total: float = 1.0) -> None:
-        """Say how far the run is; the next heartbeat carries it."""
+        """Say how far the run is. The next heartbeat tells the broker; none of jobq's own brokers keeps it yet."""
         self.progress_made = done / total if total > 0 else None
 
     def cancel(self) -> None:

@@ -3,6 +3,7 @@
 import inspect
 import math
 import re
+import traceback
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -130,20 +131,25 @@ class Signature:
             )
 
     def _check_readable(self, body: bytes | Raw) -> None:
+        self.prepare()  # if this fails, the task is wrong, and not this call
         try:
             self.decode(body)
         except DecodeError as exc:
             raise EncodeError(str(exc)) from None
 
     def decode(self, body: bytes | Raw) -> tuple[Sequence[Any], Mapping[str, Any]]:
-        """The arguments of a stored call, as the annotated types. Raises `DecodeError`, naming the argument."""
+        """The arguments of a stored call, as the annotated types.
+
+        Raises `DecodeError` and no other error, naming the argument where it is known.
+        """
         try:
             check_limits(memoryview(body))
             return self._decode_loose(body) if self._loose else self._decode_typed(body)
-        except ConfigError:
-            raise  # the task is wrong, not this call
         except _WRONG as exc:
             raise DecodeError(f"{self.name}(): {self._explain(exc)}") from None
+        except Exception as exc:  # a __post_init__ or a validator of the user's: its traceback says where
+            said = "".join(traceback.format_exception_only(exc)).strip()  # also if it has no words
+            raise DecodeError(f"{self.name}(): {said}") from exc
 
     def _decode_typed(self, body: bytes | Raw) -> tuple[Sequence[Any], Mapping[str, Any]]:
         decoded = self._decoder.decode(body)

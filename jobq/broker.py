@@ -7,8 +7,9 @@ Rules for every verb:
 
 * It is safe to repeat after a lost reply: the second execution of the same call changes nothing more.
 * It is one atomic step for each job it touches: a crash in the middle leaves no job in two places, or in none.
-* Except for `wait`, the framework never cancels it midway; the broker bounds it in time and then raises
-  `BrokerUnavailable` (it did not happen) or `OutcomeUnknown` (it may have happened).
+* The broker bounds it in time and then raises `BrokerUnavailable` (it did not happen) or `OutcomeUnknown` (it may have
+  happened). Except for `wait`, the framework does not cancel it midway, with one limit: a worker that ends waits half a
+  second for it, and then cancels it. As after a lost reply, it may have happened.
 * Drivers' exceptions do not leak: they are translated into `jobq.errors`.
 * Time is the broker's clock. A due time or a lease never depends on the clock of a client or a worker.
 
@@ -93,7 +94,7 @@ class Broker(Protocol):
     async def wait(self, queues: Sequence[str], timeout: float) -> None:  # noqa: ASYNC109 - every broker bounds it
         """Return when there may be work in one of `queues`, or after `timeout` seconds at the latest.
 
-        A hint: it may return early, and it takes no job. The only verb that may be cancelled.
+        A hint: it may return early, and it takes no job. The only verb that is cancelled as a matter of course.
         """
         ...
 

@@ -17,7 +17,7 @@ from jobq.middleware import Handler, chain
 from jobq.model import Again, Cancelled, Dead, Delivery, Done, Job, Outcome, Released
 from jobq.registry import AsyncTask, FailureHandler, Registry, Task, TaskOptions
 from jobq.worker.deadlines import Deadlines
-from jobq.worker.held import Cause, Held, Surroundings
+from jobq.worker.held import Cause, Doom, Held, Surroundings
 from jobq.worker.outcomes import Scribe, failure_of, short
 from jobq.worker.slots import Slots
 
@@ -26,6 +26,8 @@ __all__ = ["Executor"]
 HANDLER_TIMEOUT: Final = 30.0
 """Seconds that an `on_failure` or `on_dead` handler may take."""
 _UNKNOWN: Final = TaskOptions()
+_GIVEN_BACK: Final = (Cause.SHUTDOWN, Cause.LEASE_LOST)
+"""Why a run is stopped that is nobody's failure and nobody's wish: it is to begin anew elsewhere."""
 
 log = logging.getLogger("jobq.worker")
 
@@ -55,14 +57,21 @@ class Executor:
         self._limiter = CapacityLimiter(slots.concurrency)
         for task in registry.tasks.values():
             task.signature.prepare()
-        self._runners = {name: self._runner(task) for name, task in registry.tasks.items()}
         self._handler: Handler | None = chain(registry.middlewares, _innermost) if registry.middlewares else None
         self._create_task = asyncio.get_running_loop().create_task
 
     def admit(self, delivery: Delivery) -> None:
-        """Take a claimed job: it will wait for a slot, or it has its outcome already."""
+        """Take a claimed job: it will wait for a slot, or it has its outcome already. Raises nothing."""
         held = Held(delivery, self._surroundings)
         self._slots.add(held)
+        try:
+            self._sort(held)
+        except BaseException as exc:  # whatever it was (a validator may call sys.exit()), it is about this job alone
+            log.exception("%r could not be taken; it counts as a failure", held)
+            self._slots.settle(held, self._failed(held, f"the worker could not take it: {short(failure_of(exc))}"))
+
+    def _sort(self, held: Held) -> None:
+        delivery = held.delivery
         task = self._tasks.get(delivery.job.task)
         if delivery.malformed is not None:
             self._bury(held, DecodeError(delivery.malformed), None)
@@ -78,12 +87,13 @@ class Executor:
         """Give a job back that was claimed before, and arrived after, the worker stopped claiming."""
         held = Held(delivery, self._surroundings)
         self._slots.add(held)
-        self._slots.settle(held, Released(delivery.job.id, delivery.epoch))
+        self._slots.settle(held, _released(held))
 
     def start_waiting(self) -> None:
         """Start what waits, as far as there are slots."""
         while (held := self._slots.take()) is not None:
-            held.body = self._create_task(self._run(held))
+            doom = held.doom
+            held.body = self._create_task(self._run(held) if doom is None else self._bury_with_handler(held, doom))
             if held.timeout is not None:
                 self._deadlines.add(held)
 
@@ -94,7 +104,7 @@ class Executor:
             self._bury(held, exc, task)
             return
         held.timeout = task.config.timeout
-        held.prepare(self._runners[task.name], args, kwargs)
+        held.prepare(self._runner(task), args, kwargs)
         self._slots.queue(held)
 
     async def _run(self, held: Held) -> None:
@@ -116,6 +126,10 @@ class Executor:
             if held.cause is Cause.TIMEOUT:
                 log.warning("%r took longer than its timeout, yet it ended; its end counts", held)
         running.reset(token)  # else job, task and context are a circle, which is memory until it is collected
+        self._end(held, outcome)
+
+    def _end(self, held: Held, outcome: Outcome) -> None:
+        """It has its outcome, and the next one its slot."""
         self._slots.settle(held, outcome)
         if self._slots.waiting:
             self.start_waiting()
@@ -125,15 +139,20 @@ class Executor:
             return await self._after(held, exc)
         except BaseException:  # whatever goes wrong here, the job must have an outcome, and its slot an end
             log.exception("what became of %r could not be decided; it counts as a failure", held)
-            options = self._tasks[held.delivery.job.task].config
-            return self._scribe.after_error(held.delivery, JobAborted("see the worker's log"), options, self._now())
+            return self._failed(held, "see the worker's log")
+
+    def _failed(self, held: Held, why: str) -> Outcome:
+        """What follows when it is the worker that failed: the same as after a body's error, so that it has an end."""
+        task = self._tasks.get(held.delivery.job.task)
+        options = _UNKNOWN if task is None else task.config
+        return self._scribe.after_error(held.delivery, JobAborted(why), options, self._now())
 
     async def _after(self, held: Held, exc: BaseException) -> Outcome:
         """What a body's exception means; the worker's own cancellations are no errors."""
         delivery, cause = held.delivery, held.cause
-        if cause is Cause.SHUTDOWN or cause is Cause.LEASE_LOST:
+        if cause in _GIVEN_BACK:
             # after a lost lease the broker refuses this, unless the lease was only feared lost: then it is due
-            return Released(delivery.job.id, delivery.epoch)
+            return _released(held)
         if cause is Cause.ORDERED:
             return self._scribe.cancelled(delivery, "ordered", self._now())
         if cause is Cause.TIMEOUT and isinstance(exc, asyncio.CancelledError):
@@ -149,7 +168,8 @@ class Executor:
         if not isinstance(exc, Verdict) or isinstance(outcome, Dead):
             handler = task.config.on_dead if isinstance(outcome, Dead) else task.config.on_failure
             self._log_failure(held, outcome)
-            await self._call_handler(handler, delivery.job, exc)
+            if handler is not None and not await self._call_handler(handler, held, exc):
+                return _released(held)
         return outcome
 
     def _park(self, held: Held) -> None:
@@ -169,30 +189,33 @@ class Executor:
         outcome = self._scribe.buried(held.delivery, exc, self._now(), keep=options.keep_dead)
         if options.on_dead is None:
             self._slots.settle(held, outcome)
-            return
+        else:
+            held.doom = Doom(exc, options.on_dead, outcome)
+            self._slots.queue(held)
+
+    async def _bury_with_handler(self, held: Held, doom: Doom) -> None:
         held.started = True
-        held.body = self._create_task(self._bury_with_handler(held, options.on_dead, exc, outcome))
-        self._slots.taken += 1  # given back when it is settled
+        called = await self._call_handler(doom.handler, held, doom.exc)
+        self._end(held, doom.outcome if called else _released(held))
 
-    async def _bury_with_handler(self, held: Held, handler: FailureHandler, exc: BaseException, outcome: Dead) -> None:
-        try:
-            await self._call_handler(handler, held.delivery.job, exc)
-        finally:
-            self._slots.settle(held, outcome)
-
-    async def _call_handler(self, handler: FailureHandler | None, job: Job, exc: BaseException) -> None:
-        if handler is None:
-            return
+    async def _call_handler(self, handler: FailureHandler, held: Held, exc: BaseException) -> bool:
+        """Call it; what it raises is logged. False if the worker cut it short, so that it has to be called again."""
+        job = held.delivery.job
+        held.body_ended()
         try:
             async with asyncio.timeout(HANDLER_TIMEOUT):
                 if inspect.iscoroutinefunction(handler):
                     await handler(job, exc)
-                    return
-                call = anyio.to_thread.run_sync(handler, job, exc, limiter=self._limiter, abandon_on_cancel=True)
-                if inspect.isawaitable(value := await call):
-                    await value
+                else:
+                    call = anyio.to_thread.run_sync(handler, job, exc, limiter=self._limiter, abandon_on_cancel=True)
+                    if inspect.isawaitable(value := await call):
+                        await value
         except BaseException:  # not even sys.exit() in a handler may cost the job its outcome
+            if held.cause in _GIVEN_BACK:
+                log.warning("the handler %r of %r was cut short; the job is given back", handler, held)
+                return False
             log.exception("the handler %r of job %s failed", handler, job.id)
+        return True
 
     def _log_failure(self, held: Held, outcome: Again | Dead | Cancelled) -> None:
         failure = "" if outcome.trail.failure is None else short(outcome.trail.failure)
@@ -231,6 +254,10 @@ def _run_apart(call: Callable[[], object]) -> tuple[object, BaseException | None
         return call(), None
     except BaseException as exc:  # noqa: BLE001
         return None, exc
+
+
+def _released(held: Held) -> Released:
+    return Released(held.delivery.job.id, held.epoch)
 
 
 async def _innermost(_: Job) -> object:

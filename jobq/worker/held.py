@@ -8,9 +8,10 @@ from typing import Any
 
 from jobq._context import CurrentJob
 from jobq.client import Client
-from jobq.model import SUSPECT_AFTER, Delivery
+from jobq.model import SUSPECT_AFTER, Dead, Delivery
+from jobq.registry import FailureHandler
 
-__all__ = ["Cause", "Held", "Surroundings"]
+__all__ = ["Cause", "Doom", "Held", "Surroundings"]
 
 
 class Cause(Enum):
@@ -30,6 +31,15 @@ class Surroundings:
     state: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Doom:
+    """Why a job must not run, who is to be told, and what is stored then."""
+
+    exc: BaseException
+    handler: FailureHandler
+    outcome: Dead
+
+
 class Held:
     """One claimed job. Its epoch is unique in the namespace, so it is the key everywhere in the worker."""
 
@@ -43,6 +53,7 @@ class Held:
         "cause",
         "deadline",
         "delivery",
+        "doom",
         "epoch",
         "settled",
         "started",
@@ -57,6 +68,7 @@ class Held:
         self.epoch = delivery.epoch
         self.suspect = len(delivery.crashes) >= SUSPECT_AFTER
         self.body: asyncio.Task[None] | None = None
+        self.doom: Doom | None = None
         self.timeout: float | None = None
         self.deadline: float | None = None
         self.cause: Cause | None = None
@@ -93,7 +105,7 @@ class Held:
 
     @property
     def running(self) -> bool:
-        """Whether its body was started and has no outcome yet."""
+        """Whether its body, or the handler that buries it, was started and has no outcome yet."""
         return self.body is not None and not self.settled
 
     def cancel(self, cause: Cause) -> None:
@@ -108,6 +120,10 @@ class Held:
         if self._current is not None:
             self._current.cancel()
         self.body.cancel()
+
+    def body_ended(self) -> None:
+        """What was the cause for the body is none for the handler that follows."""
+        self.cause = None
 
     def __repr__(self) -> str:
         return f"job {self.delivery.job.id} of {self.delivery.job.task}"

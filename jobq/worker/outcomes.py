@@ -106,7 +106,7 @@ def _delay(exc: BaseException, options: TaskOptions, attempt: int) -> float | No
         return exc.delay if attempt <= options.retry.max_retries else None
     try:
         return options.retry.delay_after(exc, attempt)
-    except Exception:  # a user's backoff must not lose the job
+    except BaseException:  # a user's backoff must not lose the job, not even by sys.exit()
         log.exception("the backoff %r failed; using the default one", options.retry.backoff)
         return Exponential()(attempt - 1)
 

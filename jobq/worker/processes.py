@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from jobq.app import App
+from jobq.clock import SYSTEM_CLOCK
 from jobq.errors import BrokerError
 from jobq.plugins import open_broker
 from jobq.worker import banner
@@ -24,6 +25,7 @@ __all__ = ["run"]
 
 _FIRST: Final = 0.1
 _CAP: Final = 10.0
+_MAX_EXPONENT: Final = 64
 _HEALTHY: Final = 10.0
 """Seconds that a child must have lived for its death not to count as one in a row."""
 _LAST_SWEEP: Final = 0.5
@@ -55,12 +57,19 @@ class _Supervisor:
         deaths, stopping = 0, self._children.stopping
         while True:
             started = time.monotonic()
-            child, worker = await self._hire()
+            try:
+                child, worker = await self._hire()
+            except OSError as exc:  # no process or no memory is to be had at the moment
+                deaths += 1
+                log.error("cannot start a worker: %s; trying again in %.1f s", exc, _pause(deaths))  # noqa: TRY400
+                if await SYSTEM_CLOCK.wait(stopping, _pause(deaths)):
+                    return 0
+                continue
             code = await self._children.wait(child)
             if stopping.is_set() or (self._settings.burst and code >= 0):
                 return max(code, 0)
             deaths = 1 if time.monotonic() - started > _HEALTHY else deaths + 1
-            pause = min(_CAP, _FIRST * 2 ** (deaths - 1))
+            pause = _pause(deaths)
             log.error("worker %s %s; starting another in %.1f s", worker, _end(code), pause)
             await self._bury(worker, pause)
             if stopping.is_set():
@@ -90,6 +99,11 @@ class _Supervisor:
                     pass
         except BrokerError as exc:
             log.warning("%s; what %s held waits for the end of its lease", exc, worker)
+
+
+def _pause(deaths: int) -> float:
+    """Seconds before the next child, after so many in a row that died or could not be started."""
+    return min(_CAP, _FIRST * 2.0 ** min(deaths - 1, _MAX_EXPONENT))
 
 
 def _end(code: int) -> str:

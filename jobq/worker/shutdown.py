@@ -90,7 +90,6 @@ class Shutdown:
         until = self._clock.monotonic() + LAST_TURN
         while not self._empty and (left := until - self._clock.monotonic()) > 0:
             self._turner.stored.clear()
-            self._turner.look()
             await self._clock.wait(self._turner.stored, left)
         if not self._slots.empty:
             count = len(self._slots.held)

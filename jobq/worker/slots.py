@@ -16,6 +16,9 @@ __all__ = ["Slots"]
 
 _AHEAD: Final = 0.020
 _RATE_WINDOW: Final = 0.25
+"""The least number of seconds over which the rate is measured."""
+_RATE_FRESH: Final = 1.0
+"""Seconds for which a rate counts: what was fast may be slow, or another task, after a pause."""
 _PROBE: Final = 1.0
 
 
@@ -44,28 +47,30 @@ class Slots:
         """Whether nothing is held."""
         return not self.held
 
-    def room(self, settling: int) -> int:
+    def room(self, now: float, settling: int = 0) -> int:
         """How many more to claim in a turn that settles `settling` of those held.
 
-        No more than the free slots, plus what the last second's rate would start within 20 ms: enough to keep the
-        slots busy during a round trip, too little to keep from other workers. To hold more than twice the
-        concurrency was measured slower on Redis, and no faster on SQLite (docs/adr/0011).
+        No more than the free slots, plus what would start within 20 ms at a rate measured within the last second:
+        enough to keep the slots busy during a round trip, too little to keep from other workers. To hold more than
+        twice the concurrency was measured slower on Redis, and no faster on SQLite (docs/adr/0011).
         """
-        ahead = min(int(self._rate * _AHEAD), self.concurrency)
+        fresh = self._since is not None and now - self._since <= _RATE_FRESH
+        ahead = min(int(self._rate * _AHEAD), self.concurrency) if fresh else 0
         return max(0, self.concurrency + ahead - (len(self.held) - settling))
 
     def probe(self, now: float, *, backlog: bool) -> bool:
         """Whether to ask for a suspect, which must start at once, with no other suspect beside it.
 
-        With a `backlog` of jobs that wait for slots there would never be a free one, so now and then one is kept free.
+        With a `backlog` of jobs that wait for slots there would never be a free one, so now and then one is kept free:
+        until the answer is here, if there is one now, or else from the end of the next body on.
         """
         if self._suspects:
             return False
+        if now - self._probed >= _PROBE:
+            self.reserved = 1
         if self.taken < self.concurrency and (self.reserved or not backlog):
             self._probed = now
             return True
-        if now - self._probed >= _PROBE:
-            self.reserved = 1
         return False
 
     def add(self, held: Held) -> None:

@@ -47,6 +47,8 @@ class Sweeper:
         self._introduced = False
         self._peers: tuple[str, ...] = ()
         self.registered = asyncio.Event()
+        self.calling = asyncio.Lock()
+        """Held while a sweep is under way. Who has it may cancel `step`, and cuts nothing."""
 
     async def step(self) -> None:
         """Sweep, then watch the neighbours until it is time to sweep again."""
@@ -66,7 +68,8 @@ class Sweeper:
     async def sweep(self, dead: list[str] | None = None) -> None:
         """Sweep until nothing is left to do."""
         while True:
-            swept = await self._broker.sweep(self._host, LIMIT, dead or ())
+            async with self.calling:
+                swept = await self._broker.sweep(self._host, LIMIT, dead or ())
             self._peers = tuple(peer for peer in swept.peers if peer != self._worker)
             if swept.reclaimed:
                 log.warning("took back %d jobs of workers that died or lost their lease", swept.reclaimed)

@@ -63,6 +63,9 @@ class Turner:
         """The highest epoch received."""
         self.unread: Sequence[Delivery] = ()
         """Received, and not all among the held ones yet."""
+        self._read_up_to = 0
+        self.calling = asyncio.Lock()
+        """Held while a turn is under way. Who has it may cancel `step`, and cuts nothing."""
         self._sending: list[Outcome] = []
         self._tried: frozenset[int] = frozenset()
         """Epochs of the outcomes in turns that failed: those may have been stored, so that a repeat is refused."""
@@ -72,23 +75,30 @@ class Turner:
         self._due_changed = asyncio.Event()
 
     async def step(self) -> None:
-        """Wait until there is a reason for a turn, and make it. After an error the same outcomes are sent again."""
+        """Wait until there is a reason for a turn, and make it. After any error there is a next one.
+
+        It sends the outcomes again of which the last one did not say what became of them.
+        """
         if not self._sending and not self.unread:
             await self._slots.changed.wait()
         self._slots.changed.clear()
+        try:
+            await self._turn()
+        except BaseException:
+            self._tried |= {outcome.epoch for outcome in self._sending}
+            self._slots.changed.set()
+            raise
+        self.quiet = not self.unread
+        self.stored.set()
+
+    async def _turn(self) -> None:
         batch = self._take()
         claim = self._claim(len(batch))
         self.quiet = False
-        try:
+        async with self.calling:
             turn = await self._exchange(batch, claim)
-        except BaseException:
-            self._tried |= {outcome.epoch for outcome in batch}
-            self._slots.changed.set()
-            raise
         self._settled(batch, turn)
         self._receive(turn, claim)
-        self.quiet = not self.unread
-        self.stored.set()
 
     async def _exchange(self, batch: list[Outcome], claim: Claim) -> Turn:
         """One round trip; what the last one brought is unpacked while this one is under way."""
@@ -100,7 +110,7 @@ class Turner:
             self._unpack()
             return await under_way
         finally:
-            under_way.cancel()  # no more than a formality, unless this step itself was cancelled
+            under_way.cancel()  # no more than a formality, unless this step itself was cancelled at last
 
     async def wake(self) -> None:
         """While there is room and nothing was found, wait for the broker's hint."""
@@ -137,13 +147,15 @@ class Turner:
         if not (self.claiming and self.leased.is_set()):
             return Claim(self._worker, resume=self.resume)
         slots, unread = self._slots, len(self.unread)
-        suspects = slots.probe(self._clock.monotonic(), backlog=bool(unread or slots.waiting))
-        room = max(slots.room(settling) - unread, int(suspects))
+        now = self._clock.monotonic()
+        suspects = slots.probe(now, backlog=bool(unread or slots.waiting))
+        room = max(slots.room(now, settling) - unread, int(suspects))
         return Claim(self._worker, self._order(self.paused), room, suspects=suspects, resume=self.resume)
 
     def _settled(self, batch: list[Outcome], turn: Turn) -> None:
+        late = [token.id for token in turn.refused if token.epoch not in self._tried]
         self._sending = []
-        if late := [token.id for token in turn.refused if token.epoch not in self._tried]:
+        if late:
             log.warning("%d outcomes came too late, their leases were lost: %s", len(late), ", ".join(late[:5]))
         self._tried = frozenset()
         self._slots.stored(batch, self._clock.monotonic())
@@ -158,6 +170,7 @@ class Turner:
             self._slots.reserved = 0
         if turn.deliveries:
             self._fruitless = 0
+            self._read_up_to = self.resume
             # in this order: whoever sees the epoch from another thread can see the deliveries
             self.unread = turn.deliveries
             self.resume = max(self.resume, turn.resume)
@@ -169,18 +182,21 @@ class Turner:
 
     def _unpack(self) -> None:
         """Take what a turn brought, and start what has a slot."""
-        unknown = [delivery for delivery in self.unread if delivery.epoch not in self._slots.held]
         try:
-            if self.claiming and self.leased.is_set():
-                for delivery in unknown:
-                    self._executor.admit(delivery)
-                self._executor.start_waiting()
-            else:  # a slow reply may arrive after the worker stopped, or after its lease may have ended
-                for delivery in reversed(unknown):
-                    self._executor.refuse(delivery)
-        finally:  # not before each is among the held ones: the lease thread has to see it here or there
+            unknown = [delivery for delivery in self.unread if delivery.epoch not in self._slots.held]
+        except BaseException:  # it makes no sense: let it come again
+            self.resume = self._read_up_to
             self.unread = ()
-            self._slots.spent.clear()
+            raise
+        if self.claiming and self.leased.is_set():
+            for delivery in unknown:
+                self._executor.admit(delivery)
+            self._executor.start_waiting()
+        else:  # a slow reply may arrive after the worker stopped, or after its lease may have ended
+            for delivery in reversed(unknown):
+                self._executor.refuse(delivery)
+        self.unread = ()  # not before each is among the held ones: the lease thread has to see it here or there
+        self._slots.spent.clear()
 
     def _look_again(self, turn: Turn, claim: Claim) -> None:
         """After a turn that could claim: when to make the next one."""
@@ -189,7 +205,7 @@ class Turner:
             if not turn.deliveries and self._slots.empty:
                 # a turn that settled the last suspect has not looked for the next one
                 (self.dry if claim.suspects else self._slots.changed).set()
-        elif claim.limit and self._slots.room(0) > len(self.unread):
+        elif claim.limit and self._slots.room(self._clock.monotonic()) > len(self.unread):
             # as much as was asked for: there may be more, for the room that is left
             self._slots.changed.set()
 

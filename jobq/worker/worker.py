@@ -286,8 +286,13 @@ class Worker:
         self._shutdown = Shutdown(self._slots, self._turner, self._clock, self._grace)
         self.wedged = await self._shutdown.run()
         self._keeper.stop()
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
-        await self._keeper.join(LAST_TURN)
+        await asyncio.gather(self._keeper.join(LAST_TURN), self._end_loops())
         await self._stack.aclose()
+
+    async def _end_loops(self) -> None:
+        """Cancel them, but let what they have asked the broker for end first, unless that takes too long."""
+        idle = [asyncio.create_task(calling.acquire()) for calling in (self._turner.calling, self._sweeper.calling)]
+        await asyncio.wait(idle, timeout=LAST_TURN)
+        for task in (*idle, *self._loops):
+            task.cancel()
+        await asyncio.gather(*idle, *self._loops, return_exceptions=True)

@@ -85,6 +85,61 @@ def test_all_that_a_dead_child_held_is_given_back_however_much_it_was(monkeypatc
     assert inherited == held
 
 
+@pytest.fixture
+def _named_without_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking into /proc blocks."""
+
+    def new_worker_id(*parts: object) -> str:
+        return "-".join(map(str, parts))
+
+    monkeypatch.setattr(processes, "host_id", lambda: "host")
+    monkeypatch.setattr(processes, "new_worker_id", new_worker_id)
+
+
+@pytest.mark.usefixtures("_named_without_looking")
+@pytest.mark.parametrize("error", [BlockingIOError(11, "no more processes"), OSError(12, "no memory")])
+def test_a_child_that_cannot_be_started_is_tried_again_later(
+    error: OSError, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    create, failures = asyncio.create_subprocess_exec, [error] * 2
+
+    async def scarce(*_: str, **options: Any) -> Process:
+        if failures:
+            raise failures.pop()
+        return await create(sys.executable, "-c", "", **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", scarce)
+    supervisor = processes._Supervisor(Settings(app="nowhere:app", broker="memory://", processes=1, burst=True))
+    assert asyncio.run(supervisor._seat()) == 0
+    assert [record.getMessage().split(";")[-1] for record in caplog.records] == [
+        " trying again in 0.1 s",
+        " trying again in 0.2 s",
+    ]
+
+
+@pytest.mark.usefixtures("_named_without_looking")
+async def test_a_stop_does_not_wait_for_a_child_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_FIRST", 3600.0)
+    monkeypatch.setattr(processes, "_CAP", 3600.0)
+    tried = asyncio.Event()
+
+    async def scarce(*_: str, **__: Any) -> Process:
+        tried.set()
+        raise BlockingIOError(11, "no more processes")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", scarce)
+    supervisor = processes._Supervisor(Settings(app="nowhere:app", broker="memory://", processes=1))
+    seat = asyncio.create_task(supervisor._seat())
+    await tried.wait()
+    supervisor._children.stopping.set()
+    assert await asyncio.wait_for(seat, 5) == 0
+
+
+@pytest.mark.parametrize(("deaths", "seconds"), [(1, 0.1), (2, 0.2), (5, 1.6), (8, 10.0), (100_000, 10.0)])
+def test_pauses_between_children_that_die_grow_up_to_ten_seconds(deaths: int, seconds: float) -> None:
+    assert processes._pause(deaths) == pytest.approx(seconds)
+
+
 def test_a_signal_to_the_parent_stops_all_gracefully(project: Project) -> None:
     project.enqueue(gate.call("open"))
     parent = project.worker("--processes", 2)

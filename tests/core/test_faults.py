@@ -5,11 +5,13 @@ import random
 from collections import Counter
 from typing import Any
 
+import msgspec
 import pytest
 
 import jobq
 from jobq import App, Client, Retry
 from jobq.errors import BrokerRefused, BrokerUnavailable, OutcomeUnknown
+from jobq.model import Claim
 from jobq.worker import Worker
 from jobq_memory import MemoryBroker
 from tests.core.bench import Faulty, FrozenHere, flying, state_of, until
@@ -92,6 +94,33 @@ async def test_a_refusal_after_a_lost_reply_is_no_alarm(caplog: pytest.LogCaptur
         await until(lambda: not state_of(memory).jobs)
     assert ran == {1: 1, 2: 1}
     assert not [record for record in caplog.records if "too late" in record.getMessage()]
+
+
+@pytest.mark.parametrize("field", ["refused", "deliveries", "next_due"])
+@pytest.mark.parametrize("jobs", [1, 100])
+async def test_after_an_answer_that_makes_no_sense_there_is_a_next_turn(field: str, jobs: int) -> None:
+    class Confused(Faulty):
+        fails = 3
+
+        async def turn(self, outcomes: Any, claim: Claim) -> Any:
+            turn = await super().turn(outcomes, claim)
+            if not turn.deliveries or not self.fails:
+                return turn
+            self.fails -= 1
+            return msgspec.structs.replace(turn, **{field: "nonsense"})
+
+    app, ran, count = counting()
+    clock = FrozenHere()
+    memory = MemoryBroker(clock=clock)
+    broker = Confused(memory)
+    async with memory, Client(memory) as client:
+        await client.perform_many([count.call(n) for n in range(jobs)])
+        async with flying(app, broker, clock, concurrency=50):
+            await until(lambda: not state_of(memory).jobs)
+            await client.perform_async(count, jobs)
+            await until(lambda: not state_of(memory).jobs)
+    assert broker.fails < 3
+    assert ran == Counter(range(jobs + 1))
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -15,6 +15,18 @@ from jobq.worker.identity import dead_peers, host_id, new_worker_id
 HOST = "0123456789ab"
 ASLEEP = "import time; time.sleep(60)"
 ASK = "from jobq.worker.identity import host_id, new_worker_id; print(host_id(), new_worker_id('h', token='t'))"
+ASK_WITHOUT_FILES = """
+import os, resource, sys
+from jobq.worker.identity import dead_peers, new_worker_id
+_, host, worker = sys.argv
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+try:
+    while True:
+        os.open("/dev/null", os.O_RDONLY)
+except OSError as exc:
+    print(exc)
+print(dead_peers(host, [worker]), new_worker_id(host).split("-")[2])
+"""
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs the proc file system of Linux")
 
@@ -84,6 +96,47 @@ def test_a_pid_that_now_belongs_to_another_process_is_dead() -> None:
     host, pid, start, token = new_worker_id(HOST).split("-")
     reused = f"{host}-{pid}-{int(start) - 1}-{token}"
     assert dead_peers(HOST, [reused]) == [reused]
+
+
+def test_a_worker_without_a_free_file_descriptor_calls_no_living_neighbour_dead(
+    child: "subprocess.Popen[bytes]",
+) -> None:
+    worker = new_worker_id(HOST, child.pid)
+    done = subprocess.run(
+        [sys.executable, "-c", ASK_WITHOUT_FILES, HOST, worker], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.stdout, done.stderr) == ("[Errno 24] Too many open files: '/dev/null'\n[] 0\n", "")
+
+
+@pytest.mark.parametrize("hidden", ["missing", "unreadable"])
+def test_a_process_that_proc_hides_is_dead_only_when_its_pid_is_free(
+    child: "subprocess.Popen[bytes]", hidden: str, elsewhere: Path
+) -> None:
+    """As with hidepid=2 (missing) and hidepid=1, or ProtectProc= of systemd."""
+    (elsewhere / "proc" / "self" / "stat").mkdir(parents=True)
+    if hidden == "unreadable":
+        (elsewhere / "proc" / str(child.pid) / "stat").mkdir(parents=True)  # reading a directory fails, too
+    worker = f"{HOST}-{child.pid}-5-aa"
+    assert dead_peers(HOST, [worker]) == []
+    child.kill()
+    child.wait()
+    assert dead_peers(HOST, [worker]) == ([worker] if hidden == "missing" else [])
+
+
+def test_a_process_of_somebody_else_that_may_not_be_asked_is_not_dead(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(pid: int, number: int) -> None:
+        raise PermissionError(1, f"Operation not permitted: {pid} {number}")
+
+    monkeypatch.setattr(os, "kill", kill)
+    (elsewhere / "proc" / "self" / "stat").mkdir(parents=True)
+    assert dead_peers(HOST, [f"{HOST}-4711-5-aa"]) == []
+
+
+def test_a_process_whose_start_cannot_be_read_has_an_id_that_proves_nothing(elsewhere: Path) -> None:
+    (elsewhere / "proc" / "77" / "stat").mkdir(parents=True)
+    assert new_worker_id(HOST, 77, "t") == f"{HOST}-77-0-t"
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,32 @@ async def test_a_worker_that_cannot_renew_gives_its_jobs_up_before_the_lease_end
     assert state_of(memory).dead == {}
 
 
+async def test_a_handler_that_a_lost_lease_cuts_is_called_again() -> None:
+    app, calls, ends = App(), list[int](), list[int]()
+
+    async def died(job: Job, _: BaseException) -> None:
+        calls.append(len(calls))
+        if len(calls) == 1:
+            await asyncio.Event().wait()
+        ends.append(len(calls))
+
+    @app.task(retry=Retry(max_retries=0), on_dead=died)
+    async def work() -> None:
+        raise ValueError
+
+    async with MemoryBroker() as memory, Client(memory) as client:
+        broker = Faulty(memory)
+        async with Worker(app, broker, **SHORT) as worker:
+            handle = await client.perform_async(work)
+            await until(lambda: calls)
+            broker.twin_faults.down = True
+            await until(lambda: worker.running == 0)
+            assert state_of(memory).dead == {}
+            broker.twin_faults.down = False
+            await until(lambda: handle.id in state_of(memory).dead)
+    assert (len(calls), ends) == (2, [2])
+
+
 async def test_what_arrives_after_the_worker_has_fenced_itself_is_not_started() -> None:
     """A claim whose reply was slow: by the time it is here, nobody knows whether the lease still holds."""
     app, ran = App(), list[float]()

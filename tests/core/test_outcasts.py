@@ -2,13 +2,17 @@
 
 import asyncio
 from collections import Counter
-from typing import Any
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
 
 import jobq
 from jobq import App, Client, Job, Retry
+from jobq.errors import ConfigError
 from jobq.model import Delivery, Happening, Stamp
 from jobq.worker import Worker
 from jobq_memory import MemoryBroker
@@ -114,6 +118,124 @@ async def test_arguments_that_cannot_be_read_are_dead_with_their_bytes_and_cost_
     assert entry.trail.attempt == 0
 
 
+@dataclass
+class Order:
+    """An argument that today's code reads, and tomorrow's does not."""
+
+    kind: str
+    refused: ClassVar[BaseException | None] = None
+
+    def __post_init__(self) -> None:
+        if Order.refused is not None:
+            raise Order.refused
+
+
+@pytest.fixture
+def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """From now on, orders raise."""
+    return lambda error: monkeypatch.setattr(Order, "refused", error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeyError("b"), AttributeError("kind"), AssertionError("no"), ConfigError("mine")],
+    ids=lambda error: type(error).__name__,
+)
+async def test_arguments_whose_own_checks_fail_are_dead_with_the_cause_and_cost_nobody_else(
+    error: Exception, refuse: Callable[[BaseException], None]
+) -> None:
+    app, ran = App(), list[int]()
+
+    @app.task
+    async def ship(order: Order) -> None: ...
+
+    @app.task
+    async def other(n: int) -> None:
+        ran.append(n)
+
+    async with MemoryBroker() as memory, Client(memory) as client:
+        for n in range(3):
+            await client.perform_many([ship.call(Order("b")), other.call(n)])
+        refuse(error)
+        async with Worker(app, memory, concurrency=5) as worker:
+            await until(lambda: not state_of(memory).jobs)
+            assert worker.running == 0
+        failures = [entry.trail.failure for entry in state_of(memory).dead.values()]
+    assert ran == [0, 1, 2]
+    assert len(failures) == 3
+    for failure in failures:
+        assert failure is not None
+        assert failure.kind == "DecodeError"
+        assert str(error.args[0]) in failure.message
+        assert "__post_init__" in failure.traceback or isinstance(error, ConfigError)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError()], ids=lambda e: type(e).__name__)
+async def test_arguments_that_would_end_the_worker_are_a_failed_attempt_and_cost_nobody_else(
+    error: BaseException, refuse: Callable[[BaseException], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    app, ran = App(), list[int]()
+
+    @app.task(retry=Retry(max_retries=1, backoff=lambda _: 0.01))
+    async def ship(order: Order) -> None: ...
+
+    @app.task
+    async def other(n: int) -> None:
+        ran.append(n)
+
+    async with MemoryBroker() as memory, Client(memory) as client:
+        handle = await client.perform_async(ship, Order("b"))
+        await client.perform_async(other, 1)
+        refuse(error)
+        async with Worker(app, memory):
+            await until(lambda: not state_of(memory).jobs)
+        trail = state_of(memory).dead[handle.id].trail
+    assert ran == [1]
+    assert trail.failure is not None
+    assert (trail.attempt, trail.failure.kind) == (2, "JobAborted")
+    assert [r for r in caplog.records if r.exc_info and r.exc_info[1] is error and handle.id in r.getMessage()]
+
+
+async def test_a_task_that_is_registered_while_a_worker_runs_is_run_by_it() -> None:
+    app, ran = App(), list[int]()
+
+    async with MemoryBroker() as memory, Client(memory) as client, Worker(app, memory, concurrency=2):
+
+        @app.task
+        async def late(n: int) -> None:
+            ran.append(n)
+
+        @app.task
+        def threaded(n: int) -> None:
+            ran.append(n)
+
+        await client.perform_many([late.call(1), threaded.call(2), late.call(3)])
+        await until(lambda: not state_of(memory).jobs)
+        assert state_of(memory).dead == {}
+    assert sorted(ran) == [1, 2, 3]
+
+
+async def test_a_late_task_that_can_read_no_arguments_makes_dead_jobs_and_costs_nobody_else() -> None:
+    app, ran = App(), list[int]()
+
+    @app.task
+    async def other(n: int) -> None:
+        ran.append(n)
+
+    async with MemoryBroker() as memory, Client(memory) as client, Worker(app, memory):
+
+        @app.task(name="late")
+        async def late(x: dict[str, int] | Order) -> None: ...
+
+        await put(memory, task="late", body=body(b'{"args":[{}]}'))
+        await client.perform_async(other, 1)
+        await until(lambda: not state_of(memory).jobs)
+        failure = state_of(memory).dead["raw"].trail.failure
+    assert failure is not None
+    assert "the annotation of 'x' cannot be decoded" in failure.message
+    assert ran == [1]
+
+
 async def test_a_malformed_envelope_is_dead_with_its_bytes() -> None:
     app = App()
 
@@ -165,6 +287,90 @@ async def test_a_thousand_undecodable_jobs_with_a_handler_are_all_buried() -> No
         await Worker(app, memory, burst=True, concurrency=5).run()
         assert len(state_of(memory).dead) == 300
     assert set(called.values()) == {1}
+
+
+@pytest.fixture
+def _quick_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some hundred jobs are enough for a worker to know that it is fast, and to claim ahead."""
+    monkeypatch.setattr("jobq.worker.slots._RATE_WINDOW", 0.01)
+
+
+async def quick_then_bad(memory: MemoryBroker, client: Client, work: jobq.AsyncTask[[int], None], bad: int) -> None:
+    """A backlog that makes a worker claim ahead, the unreadable ones, and more behind them."""
+    await client.perform_many([work.call(n) for n in range(3000)])
+    await memory.enqueue([Job(id=f"bad{n}", task=work.name, body=body(b"bad")) for n in range(bad)], Stamp("test", 1))
+    await client.perform_many([work.call(n) for n in range(3000, 3050)])
+
+
+@pytest.mark.usefixtures("_quick_to_measure")
+async def test_handlers_of_the_buried_take_slots_like_bodies() -> None:
+    app, together, most, go = App(), 0, 0, asyncio.Event()
+
+    @asynccontextmanager
+    async def busy() -> AsyncGenerator[None]:
+        nonlocal together, most
+        together += 1
+        most = max(most, together)
+        yield
+        together -= 1
+
+    async def died(job: Job, exc: BaseException) -> None:
+        async with busy():
+            await go.wait()
+
+    @app.task(on_dead=died)
+    async def work(n: int) -> None:
+        async with busy():
+            await asyncio.sleep(0)
+
+    async with MemoryBroker() as memory, Client(memory) as client:
+        await quick_then_bad(memory, client, work, bad=20)
+        async with Worker(app, memory, concurrency=3) as worker:
+            await until(lambda: together == 3 and worker.running > 3)
+            go.set()
+            await until(lambda: not state_of(memory).jobs)
+        assert len(state_of(memory).dead) == 20
+    assert most == 3
+
+
+@pytest.mark.usefixtures("_quick_to_measure")
+async def test_what_waits_behind_a_long_burial_starts_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobq.worker.slots._PROBE", 0.0)
+    app, ran, buried, go = App(), Counter[int](), asyncio.Event(), asyncio.Event()
+
+    async def died(job: Job, exc: BaseException) -> None:
+        buried.set()
+        await go.wait()
+
+    @app.task(on_dead=died)
+    async def work(n: int) -> None:
+        ran[n] += 1
+
+    async with MemoryBroker() as memory, Client(memory) as client:
+        await quick_then_bad(memory, client, work, bad=1)
+        async with Worker(app, memory, concurrency=1) as worker:
+            await buried.wait()
+            await until(lambda: worker.running > 1)
+            go.set()
+            await until(lambda: not state_of(memory).jobs)
+    assert ran == Counter(range(3050))
+
+
+async def test_one_that_waits_for_its_burial_goes_back_when_the_worker_stops() -> None:
+    app, called, started = App(), list[str](), asyncio.Event()
+
+    @app.task(on_dead=lambda job, _: called.append(job.id))
+    async def work() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    async with MemoryBroker() as memory, Client(memory) as client, Worker(app, memory, concurrency=1) as worker:
+        await client.perform_async(work)
+        await started.wait()
+        worker._executor.admit(Delivery(Job(id="raw", task=work.name, body=body(b"bad")), 1_000))
+        assert [held.running for held in worker.held] == [True, False]
+        worker.stop(grace=0)
+    assert called == []
 
 
 # --- poison

@@ -104,11 +104,15 @@ def raise_(_: int) -> float:
     raise ZeroDivisionError("in the backoff")
 
 
+def sys_exit(_: int) -> float:
+    raise SystemExit(3)
+
+
 def answering(value: Any) -> Callable[[int], Any]:
     return lambda _: value
 
 
-@pytest.mark.parametrize("backoff", [raise_, *map(answering, ["soon", None, float("nan"), float("inf"), -5])])
+@pytest.mark.parametrize("backoff", [raise_, sys_exit, *map(answering, ["soon", None, float("nan"), float("inf"), -5])])
 async def test_a_backoff_that_is_broken_does_not_lose_the_job(backoff: Callable[[int], Any]) -> None:
     app, runs = App(), list[int]()
 

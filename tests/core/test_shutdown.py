@@ -3,21 +3,26 @@
 # ruff: noqa: PT012 - what starts in the outer block is to outlive the inner one
 
 import asyncio
+import contextlib
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
 
+import msgspec
 import pytest
 
 import jobq
-from jobq import App, Client, Retry, testing
-from jobq.model import Released
+from jobq import App, Client, Job, Retry, testing
+from jobq.model import Released, Stamp
 from jobq.testing import JobState
 from jobq.worker import Worker
 from jobq_memory import MemoryBroker
-from tests.core.bench import Faulty, state_of, until
+from tests.core.bench import Faults, Faulty, state_of, until
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -135,6 +140,79 @@ async def test_a_body_that_ends_well_when_cancelled_is_done(broker: Faulty, clie
         await client.perform_async(work)
         await started.wait()
     assert state_of(memory_of(broker)).jobs == {}
+
+
+async def unreadable(broker: Faulty, task: str) -> None:
+    await broker.enqueue([Job(id="raw", task=task, body=msgspec.Raw(b"bad"))], Stamp("test", 1))
+
+
+@pytest.mark.parametrize("thread", [False, True], ids=["async", "thread"])
+@pytest.mark.parametrize("end", ["on_dead", "on_failure", "timeout", "unreadable"])
+async def test_a_handler_that_the_worker_s_end_cuts_is_called_again(
+    broker: Faulty, client: Client, end: str, *, thread: bool
+) -> None:
+    app, calls, ends, ended = App(), list[str](), list[str](), threading.Event()
+
+    async def in_loop(job: Job, _: BaseException) -> None:
+        calls.append(job.id)
+        if len(calls) == 1:
+            await asyncio.Event().wait()
+        ends.append(job.id)
+
+    def in_thread(job: Job, _: BaseException) -> None:
+        calls.append(job.id)
+        if len(calls) == 1:
+            ended.wait()
+        else:
+            ends.append(job.id)
+
+    handler = in_thread if thread else in_loop
+    on_failure, on_dead = (handler, None) if end == "on_failure" else (None, handler)
+    retry = Retry(max_retries=int(end == "on_failure"), backoff=lambda _: 3600.0)
+
+    @app.task(name="work", retry=retry, on_failure=on_failure, on_dead=on_dead, timeout=0.01)
+    async def work() -> None:
+        if end == "timeout":
+            await asyncio.Event().wait()
+        raise ValueError
+
+    state = state_of(memory_of(broker))
+    try:
+        if end == "unreadable":
+            await unreadable(broker, "work")
+        else:
+            await client.perform_async(work)
+        async with Worker(app, broker, grace=0.1):
+            await until(lambda: calls)
+        (entry,) = state.jobs.values()
+        assert (entry.epoch, entry.trail.attempt, entry.due, state.dead) == (None, 0, None, {})
+        async with Worker(app, broker, grace=5):
+            await until(lambda: ends)
+    finally:
+        ended.set()
+    assert len(calls) == 2
+    if end == "on_failure":
+        assert entry.trail.attempt == 1
+    else:
+        assert list(state.dead) == calls[:1]
+
+
+async def test_a_handler_that_ends_well_when_it_is_cut_is_not_called_again(broker: Faulty, client: Client) -> None:
+    app, calls = App(), list[str]()
+
+    async def stubborn(job: Job, _: BaseException) -> None:
+        calls.append(job.id)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    @app.task(retry=Retry(max_retries=0), on_dead=stubborn)
+    async def work() -> None:
+        raise ValueError
+
+    async with Worker(app, broker, grace=0.1):
+        await client.perform_async(work)
+        await until(lambda: calls)
+    assert list(state_of(memory_of(broker)).dead) == calls
 
 
 async def test_stopping_a_second_time_hurries(broker: Faulty, client: Client) -> None:
@@ -272,6 +350,67 @@ async def test_with_the_broker_away_stopping_takes_no_longer(broker: Faulty, cli
             broker.faults.down = broker.twin_faults.down = True
         begun = time.monotonic()
     assert time.monotonic() - begun < 0.2 + 2
+
+
+class Watched(Faults):
+    """Verbs that take their time, and what became of them."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self.begun = Counter[str]()
+        self.ended = Counter[str]()
+        self.cut = list[str]()
+
+    async def around(self, verb: str, call: Callable[[], Awaitable[T]]) -> T:
+        self.begun[verb] += 1
+        try:
+            if verb in self.slow:
+                await asyncio.sleep(self._seconds)
+            return await call()
+        except asyncio.CancelledError:
+            self.cut.append(verb)
+            raise
+        finally:
+            self.ended[verb] += 1
+
+    async def under_way(self, verb: str) -> None:
+        """From now on `verb` takes its time; return when one has begun."""
+        before, self.slow[verb] = self.ended[verb], 1.0
+        await until(lambda: self.ended[verb] > before or self.begun[verb] > self.ended[verb])
+        await until(lambda: self.begun[verb] > self.ended[verb])
+
+
+async def stopped_during(verb: str, seconds: float) -> tuple[list[str], float]:
+    """Which verbs were cut when a worker stopped while `verb` took `seconds`, and how long the worker's end took."""
+    async with MemoryBroker() as memory:
+        broker = Faulty(memory, Watched(seconds))
+        broker.twin_faults = twin = Watched(seconds)
+        faults = broker.faults
+        assert isinstance(faults, Watched)
+        async with Worker(App(), broker, grace=0.1, sweep=0.02, renew=0.02) as worker:
+            await until(lambda: faults.ended["turn"] and faults.ended["sweep"])
+            under_way = asyncio.create_task((twin if verb == "heartbeat" else faults).under_way(verb))
+            while not under_way.done():
+                worker._turner.look()
+                await asyncio.sleep(0.001)
+            begun = time.monotonic()
+        seconds = time.monotonic() - begun
+        await until(lambda: faults.begun == faults.ended and twin.begun == twin.ended)
+        return [cut for cut in faults.cut + twin.cut if cut != "wait"], seconds
+
+
+@pytest.mark.parametrize("verb", ["turn", "sweep", "heartbeat"])
+async def test_a_verb_that_has_begun_is_not_cut_by_the_end(verb: str) -> None:
+    cut, _ = await stopped_during(verb, 0.2)
+    assert cut == []
+
+
+@pytest.mark.parametrize("verb", ["turn", "sweep", "heartbeat"])
+async def test_a_verb_that_does_not_end_is_cut_at_last(verb: str) -> None:
+    cut, seconds = await stopped_during(verb, 3600)
+    assert cut == [verb]
+    assert seconds < 0.1 + 2
 
 
 async def test_a_worker_that_never_reached_its_broker_can_be_stopped(memory: MemoryBroker) -> None:

@@ -2,13 +2,14 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple, NewType, NotRequired, TypedDict
+from typing import Any, ClassVar, Literal, NamedTuple, NewType, NotRequired, TypedDict
 from uuid import UUID
 
 import msgspec
@@ -48,6 +49,16 @@ class Card(msgspec.Struct):
 class Money(pydantic.BaseModel):
     amount: Decimal
     currency: str = pydantic.Field(default="EUR", alias="cur")
+
+
+class Refusing(pydantic.BaseModel):
+    """Raises what it is told to."""
+
+    error: ClassVar[Exception]
+
+    @pydantic.model_validator(mode="after")
+    def refuse(self) -> "Refusing":
+        raise self.error
 
 
 class Movie(TypedDict):
@@ -312,6 +323,56 @@ def test_a_body_that_does_not_fit_is_a_decode_error_and_nothing_else(body: bytes
             continue
         with pytest.raises(errors.DecodeError, match=r"task\(\)"):
             Signature(function, "task").decode(body)
+
+
+class Mute(Exception):
+    """One that cannot even say what it is."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(KeyError("b"), "KeyError: 'b'"), (AttributeError("kind"), "AttributeError: kind"),
+     (AssertionError("no order"), "no order"), (errors.ConfigError("no such kind"), "no such kind"),
+     (LookupError("x"), "LookupError: x"), (Mute(), "Mute: <exception str() failed>")],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+@pytest.mark.parametrize("base", ["dataclass", "struct", "pydantic"])
+@pytest.mark.parametrize("loose", [False, True], ids=["typed", "loose"])
+def test_whatever_an_argument_s_own_checks_raise_is_an_error_that_says_what(
+    error: Exception, text: str, base: str, *, loose: bool
+) -> None:
+    def refuse(self: object, _: object = None) -> None:
+        raise error
+
+    kinds = {
+        "dataclass": dataclass(type("Order", (), {"__annotations__": {"kind": str}, "__post_init__": refuse})),
+        "struct": msgspec.defstruct("Order", [("kind", str)], namespace={"__post_init__": refuse}),
+        "pydantic": pydantic.create_model("Order", __base__=Refusing, kind=(str, ...)),
+    }
+    Refusing.error = error
+
+    def task(order: Any) -> None: ...
+    def loose_task(order: Any, *more: Any) -> None: ...
+
+    function = loose_task if loose else task
+    function.__annotations__["order"] = kinds[base]
+    signature = Signature(function, "task")
+    with pytest.raises(errors.DecodeError, match=rf"(?s)task\(\): .*{re.escape(text)}"):
+        signature.decode(b'{"args":[{"kind":"b"}]}')
+    with pytest.raises(errors.EncodeError, match=rf"(?s)task\(\): .*{re.escape(text)}"):
+        signature.encode(({"kind": "b"},), {})
+
+
+def test_an_annotation_that_json_cannot_fill_is_the_task_s_mistake_for_the_client_and_unreadable_for_a_worker() -> None:
+    def task(a: dict[str, int] | Point) -> None: ...
+
+    with pytest.raises(errors.ConfigError, match=r"annotation of 'a'"):
+        Signature(task, "task").encode(({},), {})
+    with pytest.raises(errors.DecodeError, match=r"annotation of 'a'"):
+        Signature(task, "task").decode(b'{"args":[{}]}')
 
 
 @given(st.binary(max_size=200))
