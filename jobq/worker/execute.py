@@ -12,7 +12,7 @@ from anyio import CapacityLimiter
 
 from jobq._context import running
 from jobq.client import Client
-from jobq.errors import DecodeError, JobAborted, JobPoisonous, JobTimeout, TaskUnknown, Verdict
+from jobq.errors import DecodeError, Discard, JobAborted, JobPoisonous, JobTimeout, TaskUnknown, Verdict
 from jobq.middleware import Handler, chain
 from jobq.model import Again, Cancelled, Dead, Delivery, Done, Job, Outcome, Released
 from jobq.registry import AsyncTask, FailureHandler, Registry, Task, TaskOptions
@@ -165,6 +165,8 @@ class Executor:
             exc = aborted
         task = self._tasks[delivery.job.task]
         outcome = self._scribe.after_error(delivery, exc, task.config, self._now())
+        if isinstance(exc, Discard):  # nothing is stored of it, so this is its only trace
+            log.info("%r was discarded: %s", held, exc.reason)
         if not isinstance(exc, Verdict) or isinstance(outcome, Dead):
             handler = task.config.on_dead if isinstance(outcome, Dead) else task.config.on_failure
             self._log_failure(held, outcome)

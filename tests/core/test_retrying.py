@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 import jobq
 from jobq import App, Discard, Exponential, Job, Retry, RetryIn, Snooze, testing
-from jobq.model import HISTORY_LIMIT, NO_TRAIL, Crash, Delivery, Event, Failure, Happening, Trail
+from jobq.model import HISTORY_LIMIT, NO_TRAIL, Cancelled, Crash, Delivery, Event, Failure, Happening, Trail
 from jobq.registry import TaskOptions
 from jobq.testing import JobState
 from jobq.worker.outcomes import Scribe
@@ -209,7 +210,8 @@ async def test_snoozing_for_ever_spends_no_attempt_and_keeps_the_history_short()
     assert [event.what for event in dead.trail.history] == [Happening.SNOOZED] * (HISTORY_LIMIT - 1) + [Happening.DEAD]
 
 
-async def test_discard_ends_as_cancelled_and_calls_no_handler() -> None:
+async def test_discard_ends_as_cancelled_calls_no_handler_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "jobq.worker")
     app, called = App(), list[object]()
 
     def note(job: Job, exc: BaseException) -> None:
@@ -223,6 +225,18 @@ async def test_discard_ends_as_cancelled_and_calls_no_handler() -> None:
         handle = await jobs.client.perform_async(work)
         await jobs.run_until_idle()
         assert (jobs.state(handle), jobs.dead, called) == (JobState.CANCELLED, [], [])
+    assert f"job {handle.id} of {handle.task} was discarded: user left" in caplog.text
+
+
+def test_the_reason_of_a_discard_is_in_its_outcome() -> None:
+    outcome = Scribe("w").after_error(delivery(Trail()), Discard("user left"), TaskOptions(), 100.0)
+    assert isinstance(outcome, Cancelled)
+    assert outcome.trail.history == (Event(100.0, Happening.CANCELLED, "w", "user left"),)
+
+
+@pytest.mark.parametrize("kind", [RetryIn, Snooze])
+def test_a_verdict_takes_a_timedelta(kind: type[RetryIn | Snooze]) -> None:
+    assert (kind(timedelta(minutes=2)).delay, kind(timedelta(seconds=-1)).delay) == (120.0, 0.0)
 
 
 @pytest.mark.parametrize("delay", [float("nan"), float("inf"), 1e300])
