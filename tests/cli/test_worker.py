@@ -9,7 +9,7 @@ import pytest
 from jobq import __version__
 from tests.cli.program import Project, until
 from tests.cli.sample import evil, mail, ping
-from tests.servers import REDIS, Server, free_port
+from tests.servers import Server, free_port
 
 GREETING = f"jobq {__version__}"
 
@@ -126,14 +126,13 @@ def test_nothing_is_logged_per_job(project: Project) -> None:
 
 
 def test_passwords_are_masked_and_a_broker_that_is_down_is_waited_for(project: Project) -> None:
-    if REDIS.binary is None:
-        pytest.skip("needs redis-server on the PATH")
-    port = free_port()
+    server = Server(arguments=["--requirepass", "s3cret"], port=free_port())
+    port = server.port
     url = f"redis://:s3cret@127.0.0.1:{port}/0"
     worker = project.start("-m", "jobq.worker", "sample:app", JOBQ_BROKER=url)
     worker.expect(f"broker .*redis://:[*]+@127.0.0.1:{port}/0")
     worker.expect(r"cannot reach Redis at .* \(trying again in 0.2 s\)")
-    with Server(REDIS, arguments=["--requirepass", "s3cret"], port=port):
+    with server:
         project.enqueue(ping.call(1), url=url)
         project.noted("ping 1")
         worker.process.terminate()

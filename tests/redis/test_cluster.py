@@ -15,7 +15,7 @@ from jobq.errors import BrokerRefused, BrokerUnavailable
 from jobq.model import Done
 from jobq_redis import RedisBroker
 from tests.redis.tools import PATIENCE, WORKER, Tools, claim, drain, lease, put
-from tests.servers import REDIS, Server, free_port, install_line
+from tests.servers import Server, free_port
 
 _numbers = itertools.count()
 SLOTS = 16384
@@ -36,8 +36,6 @@ class Cluster:
 
 @contextmanager
 def started() -> Generator[Cluster]:
-    if REDIS.binary is None:
-        pytest.skip(install_line(REDIS))
     options = ("--appendonly", "no", "--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port")
     with ExitStack() as stack:
         servers = [stack.enter_context(Server(arguments=(*options, str(free_port())))) for _ in range(3)]

@@ -11,7 +11,7 @@ from jobq.errors import BrokerUnavailable
 from jobq.model import Done
 from jobq_redis import RedisBroker
 from tests.redis.tools import Tools, claim, drain, lease, put, until
-from tests.servers import REDIS, Server, free_port, install_line
+from tests.servers import REDIS, Server, free_port
 
 Start = Callable[..., Server]
 CONFIG = """
@@ -41,8 +41,6 @@ class Watched:
 
 @pytest.fixture
 def watched(start: Start) -> Iterator[Watched]:
-    if REDIS.binary is None:
-        pytest.skip(install_line(REDIS))
     master = start("--repl-diskless-sync-delay", "0")
     replica = start("--replicaof", "127.0.0.1", str(master.port))
     with ExitStack() as stack:
