@@ -117,7 +117,8 @@ def test_a_file_without_a_result_fails_the_demo(project: Project, folder: Path) 
     assert program.seen == [f"no result: {files[1]}", "1 of 2 files have no result"]
 
 
-def test_a_terminal_gets_a_bar(project: Project, folder: Path) -> None:
+def demo_on_a_terminal(project: Project, folder: Path) -> str:
+    """What a terminal is sent."""
     parent, child = pty.openpty()
     program = project.start("-m", "jobq", "demo", folder, stdout=child, TERM="xterm", COLUMNS="100")
     os.close(child)
@@ -126,10 +127,27 @@ def test_a_terminal_gets_a_bar(project: Project, folder: Path) -> None:
         while news := os.read(parent, 4096):
             shown += news
     os.close(parent)
-    text = shown.decode()
-    assert program.wait() == 0
+    assert program.wait() == 0, program.err
+    return shown.decode()
+
+
+def test_a_terminal_gets_a_bar_and_a_live_rate(project: Project, folder: Path) -> None:
+    text = demo_on_a_terminal(project, folder)
     assert "120/120" in text
-    assert " files/s" in text
+    assert "━" in text
+    assert re.search(r"[1-9]\d* files/s", text)
+    assert ALL_DONE in text
+
+
+def test_without_rich_a_terminal_gets_lines_with_a_live_rate(project: Project, folder: Path) -> None:
+    project.write("rich.py", "raise ModuleNotFoundError('no rich', name='rich')\n")
+    text = demo_on_a_terminal(project, folder)
+    progress = re.findall(r"^(\d+) of 120 files, \d+ retried, (\d+) files/s\r$", text, re.MULTILINE)
+    assert len(progress) == text.count(" retried, ") >= 2
+    (first, rate), (last, _) = progress[0], progress[-1]
+    assert 0 < int(first) < int(last) == 120
+    assert int(rate) > 0
+    assert "\x1b" not in text
     assert ALL_DONE in text
 
 

@@ -73,6 +73,7 @@ def _run(block: Block, directory: Path) -> None:
 
 
 def _output(command: str, directory: Path, until: str | None) -> str:
+    command = command.replace(".venv/bin/", "")  # the environment that runs the tests comes first on the PATH
     process = subprocess.Popen(
         f"exec {command}" if "&&" not in command else command,
         shell=True,

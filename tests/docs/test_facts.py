@@ -20,6 +20,7 @@ from tests.docs.pages import PAGES, ROOT, name, prose
 
 DOCS: Final = ROOT / "docs"
 PROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+EXTRAS: Final[dict[str, list[str]]] = PROJECT["project"]["optional-dependencies"]
 LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 PATH: Final = re.compile(r"`((?:jobq|brokers|tests|docs|benchmarks)/[\w./-]*)(?:::\w+)?`")
 PROMISE: Final = re.compile(r"`(test_\w+)`")
@@ -89,11 +90,18 @@ def test_the_defaults_of_a_worker_object_are_those_of_the_table() -> None:
 
 def test_the_commands_of_the_readme_exist() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/jobq demo\n" in readme
+    assert 'python3 -m venv .venv && .venv/bin/pip install -q ".[cli]" && .venv/bin/jobq demo\n' in readme
+    assert any(requirement.startswith("rich") for requirement in EXTRAS["cli"]), "the demo's bar"
     assert "\npython3 tests/run.py\n" in readme
     assert PROJECT["project"]["scripts"]["jobq"] == "jobq.cli:main"
     assert {"demo", "worker"} <= set(jobq.cli.main.commands)
     assert (ROOT / "tests" / "run.py").exists()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_extras_that_are_named_exist(page: Path) -> None:
+    for extras in re.findall(r"(?:\.|\bjobq)\[([\w,]+)\]", page.read_text(encoding="utf-8")):
+        assert set(extras.split(",")) <= set(EXTRAS), f"{name(page)} installs {extras}"
 
 
 def test_every_option_of_a_worker_object_is_explained() -> None:
