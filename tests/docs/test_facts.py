@@ -60,15 +60,13 @@ def test_every_page_can_be_found_from_the_index() -> None:
     assert {page for page in PAGES if page.parent == DOCS and page.name != "index.md"} <= linked
 
 
-def test_every_option_of_the_worker_is_explained() -> None:
-    text = (DOCS / "workers.md").read_text(encoding="utf-8")
-    for option in worker.params:
-        if isinstance(option, click.Option):
-            for flag in option.opts:
-                if flag.startswith("--"):
-                    assert f"`{flag}" in text, f"workers.md does not explain {flag}"
-        variables = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or ())
-        assert not variables or any(f"`{variable}`" in text for variable in variables), option.name
+@pytest.mark.parametrize("option", [one for one in worker.params if isinstance(one, click.Option)], ids=str)
+def test_every_option_of_the_worker_is_explained_with_its_variable(option: click.Option) -> None:
+    rows = re.findall(r"^\| (`-.*?) \| (.*?) \|", (DOCS / "workers.md").read_text(encoding="utf-8"), re.MULTILINE)
+    flags = ", ".join(f"`{flag}`" for flag in option.opts)
+    variables = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or ())
+    assert variables, f"no variable sets {flags}"
+    assert (flags, ", ".join(f"`{variable}`" for variable in variables)) in rows
 
 
 def test_the_defaults_of_the_workers_options_are_those_of_the_table() -> None:
