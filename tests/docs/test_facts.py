@@ -21,6 +21,7 @@ from tests.docs.pages import PAGES, ROOT, name, prose
 DOCS: Final = ROOT / "docs"
 PROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS: Final[dict[str, list[str]]] = PROJECT["project"]["optional-dependencies"]
+CONTRACT: Final = {"jobq.broker", "jobq.clock", "jobq.codec", "jobq.errors", "jobq.model"}
 LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 PATH: Final = re.compile(r"`((?:jobq|brokers|tests|docs|benchmarks)/[\w./-]*)(?:::\w+)?`")
 PROMISE: Final = re.compile(r"`(test_\w+)`")
@@ -127,6 +128,15 @@ def test_the_table_of_brokers_is_that_of_the_project() -> None:
     for page in (ROOT / "README.md", DOCS / "brokers.md"):
         rows = re.findall(r"^\| (?:\[[^\]]*\]\([^)]*\)|[^|]*) \| `([a-z]+)[:+]", page.read_text("utf-8"), re.MULTILINE)
         assert set(rows) == set(entries), f"{name(page)} has a table of {rows}"
+
+
+def test_a_broker_may_import_the_contract_and_nothing_else_of_jobq() -> None:
+    rules = {rule["name"]: rule for rule in PROJECT["tool"]["importlinter"]["contracts"]}
+    rule = rules["brokers see only the contract"]
+    modules = {path.stem for path in (ROOT / "jobq").glob("*.py")} - {"__init__"}
+    modules |= {path.parent.name for path in (ROOT / "jobq").glob("*/__init__.py")}
+    assert {f"jobq.{module}" for module in modules} - CONTRACT == set(rule["forbidden_modules"])
+    assert set(rule["source_modules"]) == {path.parent.name for path in (ROOT / "brokers").glob("*/__init__.py")}
 
 
 def test_the_rights_in_the_docs_are_those_that_are_tested() -> None:
