@@ -10,7 +10,7 @@ from blockbuster import blockbuster_ctx
 
 from jobq.testing import ManualClock
 from jobq_memory import MemoryBroker
-from tests.servers import REDIS, SERVICES, Found, Service, provide
+from tests.servers import REDIS, SERVICES, Found, Service, go_without, provide
 
 
 def importable(package: str) -> bool:
@@ -57,11 +57,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def server_url(service: Service) -> str:
     """The URL of the session's server; skips the test if there is none, or fails it if there has to be."""
     missing = os.environ.get(f"{service.variable}_MISSING")
-    if missing is None:
-        return os.environ[service.variable]
-    if os.environ[f"{service.variable}_WANTED"]:
-        pytest.fail(missing)
-    pytest.skip(missing)
+    if missing is not None:
+        go_without(missing, wanted=bool(os.environ[f"{service.variable}_WANTED"]))
+    return os.environ[service.variable]
 
 
 @pytest.fixture(scope="session")

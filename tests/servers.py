@@ -4,6 +4,7 @@
 Start servers from the main thread: they are told to end when the thread that started them does.
 """
 
+import gc
 import os
 import shutil
 import signal
@@ -11,14 +12,17 @@ import socket
 import subprocess
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NoReturn, Self
 from urllib.parse import urlsplit
+
+import pytest
 
 STARTING: Final = 20.0
 TRIES: Final = 3
@@ -83,13 +87,21 @@ class ServerFailed(Exception):
 
 @dataclass
 class Server:
-    """A server of one's own, in a directory of its own. As a context manager it runs inside."""
+    """A server of one's own, in a directory of its own. As a context manager it runs inside.
+
+    Without a binary, the test that makes one is skipped, or fails if all brokers are required.
+    """
 
     service: Service = REDIS
     arguments: Sequence[str] = ()
-    directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="jobq-test-")))
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
+    binary: str = field(init=False)
+    directory: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.binary = needs_binary(self.service)
+        self.directory = Path(tempfile.mkdtemp(prefix="jobq-test-"))
 
     @property
     def url(self) -> str:
@@ -143,11 +155,8 @@ class Server:
         return path
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        binary = self.service.binary
-        if binary is None:
-            raise ServerFailed(f"{self.service.name} is not installed: {install_line(self.service)}")
         self._give_away(self.directory)
-        command = [*_as_a_mortal(), *self.service.command(binary, self.port, self.directory), *self.arguments]
+        command = [*_as_a_mortal(), *self.service.command(self.binary, self.port, self.directory), *self.arguments]
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.directory), "LC_ALL": "C.UTF-8"}
         with (self.directory / "log").open("ab") as log:
             return subprocess.Popen(
@@ -230,13 +239,34 @@ def provide(service: Service) -> Generator[Found | Missing]:
             yield Found(server.url, f"started {service.binary}")
     else:
         with _in_docker(service) as found:
-            wanted = bool(os.environ.get("JOBQ_REQUIRE_ALL_BROKERS"))
-            yield found or Missing(f"no {service.name} here; {install_line(service)}", wanted)
+            why = f"no {service.name} here; {install_line(service)}, or set {service.variable}"
+            yield found or Missing(why, wanted=all_required())
+
+
+def needs_binary(service: Service) -> str:
+    """The binary, for servers of a test's own; skips the test if there is none, or fails it if there has to be."""
+    binary = service.binary
+    if binary is None:
+        why = f"no {service.binaries[0]} here, and this test starts servers of its own; {install_line(service)}"
+        go_without(why, wanted=all_required())
+    return binary
+
+
+def all_required() -> bool:
+    """Whether a missing server is a failure, as in CI."""
+    return bool(os.environ.get("JOBQ_REQUIRE_ALL_BROKERS"))
+
+
+def go_without(why: str, *, wanted: bool) -> NoReturn:
+    """Skip the test, or fail it if what is missing is wanted."""
+    if wanted:
+        pytest.fail(why)
+    pytest.skip(why)
 
 
 def install_line(service: Service) -> str:
     """What to type."""
-    return f"apt-get install -y --no-install-recommends {service.package}, or set {service.variable}"
+    return f"apt-get install -y --no-install-recommends {service.package}"
 
 
 def _named(service: Service, url: str) -> Found | Missing:
@@ -262,16 +292,28 @@ def _install(service: Service) -> bool:
     return service.binary is not None
 
 
+def _docker_answers() -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            import_module("testcontainers.core.container")
+            import_module("docker").from_env(timeout=2).ping()
+        except Exception:  # no library, no engine, no rights: there are many ways to have no Docker
+            answers = False
+        else:
+            answers = True
+        gc.collect()  # the library drops the socket that it could not connect: later that would be an error
+    return answers
+
+
 @contextmanager
 def _in_docker(service: Service) -> Generator[Found | None]:
     """A container, if a Docker engine answers."""
-    try:
-        from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - optional, and slow to import
-
-        import_module("docker").from_env(timeout=2).ping()
-    except Exception:  # no library, no engine, no rights: there are many ways to have no Docker
+    if not _docker_answers():
         yield None
         return
+    from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - optional, and slow to import
+
     with DockerContainer(service.image).with_exposed_ports(service.image_port) as container:
         host, port = container.get_container_host_ip(), int(container.get_exposed_port(service.image_port))
         end = time.monotonic() + STARTING

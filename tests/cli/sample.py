@@ -1,6 +1,7 @@
 """An app for the tests of the command line. It imports nothing of theirs: they copy it into a directory of its own."""
 
 import asyncio
+import logging
 import os
 import signal
 import time
@@ -47,6 +48,17 @@ async def forever() -> None:
 @app.task
 async def environment() -> None:
     note("environment", *(name for name in os.environ if name.startswith("JOBQ")))
+
+
+@app.task
+async def loop() -> None:
+    note("loop", type(asyncio.get_running_loop()).__module__.partition(".")[0])
+
+
+@app.task
+async def say(level: int) -> None:
+    """Log something at this level."""
+    logging.getLogger("sample").log(level, "said at %d", level)
 
 
 @app.task

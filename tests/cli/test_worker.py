@@ -1,15 +1,17 @@
 """`python -m jobq.worker`, as a user starts it."""
 
 import json
+import re
 import subprocess
 import sys
+from signal import SIGTERM
 
 import pytest
 
 from jobq import __version__
 from tests.cli.program import Project, until
-from tests.cli.sample import evil, mail, ping
-from tests.servers import REDIS, Server, free_port
+from tests.cli.sample import evil, loop, mail, ping, say
+from tests.servers import Server, free_port
 
 GREETING = f"jobq {__version__}"
 
@@ -55,7 +57,7 @@ def test_with_queues_it_leaves_the_others_alone(project: Project) -> None:
 
 
 def test_every_option_is_an_environment_variable(project: Project) -> None:
-    project.enqueue(mail.call(1))
+    project.enqueue(mail.call(1), say.options(queue="mail").call(10))
     worker = project.start(
         "-m",
         "jobq",
@@ -67,16 +69,56 @@ def test_every_option_is_an_environment_variable(project: Project) -> None:
         JOBQ_PROCESSES="2",
         JOBQ_GRACE="4",
         JOBQ_BURST="1",
-        JOBQ_RELOAD="0",
+        JOBQ_RELOAD="1",
         JOBQ_LOG_FORMAT="json",
-        JOBQ_LOG_LEVEL="INFO",
+        JOBQ_LOG_LEVEL="DEBUG",
     )
-    assert worker.wait() == 0
-    said = json.loads(worker.seen[0])["message"]
-    for part in ("app: sample:app", "queues: mail (weight 3), other (weight 1)", "concurrency: 3", "processes: 2"):
+    worker.expect("watching the Python files")
+    said = worker.expect("app: sample:app; ").string
+    for part in ("queues: mail (weight 3), other (weight 1)", "concurrency: 3", "processes: 2", "grace: 4 s"):
         assert part in said
-    assert "grace: 4 s" in said
+    worker.expect("said at 10")
+    worker.expect("the worker ended with code 0; waiting for a change")
+    worker.send(SIGTERM)
+    assert worker.wait() == 0
+    assert all(map(json.loads, worker.seen)), "parents and children log in the same format"
     assert project.notes == ["mail 1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "shown"),
+    [
+        (["--log-level", "debug"], "critical", ["said at 10", "said at 20", "said at 40"]),
+        ([], "", ["said at 20", "said at 40"]),
+        ([], "Error", ["said at 40"]),
+        (["--log-level", "critical"], "debug", []),
+    ],
+)
+def test_nothing_below_the_level_is_logged(
+    project: Project, arguments: list[str], variable: str, shown: list[str]
+) -> None:
+    project.enqueue(*(say.call(number) for number in (10, 20, 40)))
+    worker = project.worker("--burst", "-c", 1, *arguments, JOBQ_LOG_LEVEL=variable)
+    assert worker.wait() == 0
+    assert re.findall(r"said at \d+", worker.err) == shown
+    assert (GREETING in worker.seen) == ("said at 20" in shown), "the banner is news, too"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_jobs_run_on_uvloop_where_it_is_installed(project: Project, processes: int) -> None:
+    pytest.importorskip("uvloop")
+    project.enqueue(loop.call())
+    assert project.worker("--burst", "--processes", processes).wait() == 0
+    assert project.notes == ["loop uvloop"]
+
+
+def test_jobs_run_on_asyncios_loop_where_uvloop_is_missing(project: Project) -> None:
+    project.write("uvloop.py", "raise ModuleNotFoundError('no uvloop', name='uvloop')\n")
+    project.enqueue(loop.call())
+    worker = project.worker("--burst")
+    assert worker.wait() == 0
+    assert project.notes == ["loop asyncio"]
+    assert "  loop         asyncio, Python " in worker.err
 
 
 def test_one_queue_by_environment(project: Project) -> None:
@@ -105,9 +147,10 @@ def test_the_app_can_be_named_in_pyproject(project: Project) -> None:
     assert "  app          sample:app" in worker.seen
 
 
-def test_json_logs_are_one_record_a_line(project: Project) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_json_logs_are_one_record_a_line(project: Project, processes: int) -> None:
     project.enqueue(evil.call())
-    worker = project.worker("--burst", "--log-format", "json")
+    worker = project.worker("--burst", "--log-format", "json", "--processes", processes)
     assert worker.wait() == 0
     records = [json.loads(line) for line in worker.seen]
     assert all({"time", "level", "logger", "message"} <= record.keys() for record in records)
@@ -126,14 +169,13 @@ def test_nothing_is_logged_per_job(project: Project) -> None:
 
 
 def test_passwords_are_masked_and_a_broker_that_is_down_is_waited_for(project: Project) -> None:
-    if REDIS.binary is None:
-        pytest.skip("needs redis-server on the PATH")
-    port = free_port()
+    server = Server(arguments=["--requirepass", "s3cret"], port=free_port())
+    port = server.port
     url = f"redis://:s3cret@127.0.0.1:{port}/0"
     worker = project.start("-m", "jobq.worker", "sample:app", JOBQ_BROKER=url)
     worker.expect(f"broker .*redis://:[*]+@127.0.0.1:{port}/0")
     worker.expect(r"cannot reach Redis at .* \(trying again in 0.2 s\)")
-    with Server(REDIS, arguments=["--requirepass", "s3cret"], port=port):
+    with server:
         project.enqueue(ping.call(1), url=url)
         project.noted("ping 1")
         worker.process.terminate()

@@ -5,6 +5,8 @@ A block says with an HTML comment above it how it is tested:
 * ```` ```python ```` whose first line is `# file: name.py` is written into the page's directory;
 * `<!-- run -->` before ```` ```console ````: each `$ ` line is run there, and must print the lines below it;
 * `<!-- run until: text -->`: the same, but the last command goes on until it has printed `text`, then gets Ctrl-C;
+* the other ```` ```python ```` blocks of a page are run in its directory as one program, from top to bottom;
+  `<!-- after: code -->` before one is what its reader has by then;
 """
 
 import re

@@ -1,8 +1,9 @@
 """What the documentation shows is run, and prints what it says."""
 
-import ast
+import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,12 +15,25 @@ from typing import Final
 
 import pytest
 
+from jobq.worker.command import worker
+from jobq.worker.settings import Settings
 from tests.docs.pages import PAGES, Block, blocks, name
 
 ALL: Final = [block for page in PAGES for block in blocks(page)]
 PYTHON: Final = [block for block in ALL if block.language == "python"]
 RUN: Final = [page for page in PAGES if any(b.mark.startswith("run") for b in ALL if b.page == page)]
+SNIPPETS: Final = [page for page in PAGES if any(b.file is None for b in PYTHON if b.page == page)]
 PATIENCE: Final = 40.0
+SNIPPET_RUNNER: Final = """
+import ast, asyncio, json, sys
+async def main():
+    names = {"__name__": "snippets"}
+    for where, text in json.loads(sys.argv[1]):
+        awaiting = eval(compile(text, where, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
+        if awaiting is not None:
+            await awaiting
+asyncio.run(main())
+"""
 
 # What differs from run to run.
 _VARIABLE = re.compile(
@@ -30,10 +44,19 @@ _VARIABLE = re.compile(
 )
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.where)
-def test_every_python_block_compiles(block: Block) -> None:
-    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    compile(block.text, block.where, "exec", flags)
+@pytest.mark.parametrize("page", SNIPPETS, ids=name)
+def test_the_snippets_of_a_page_run_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
+    snippets = list[tuple[str, str]]()
+    for block in blocks(page):
+        if block.file is not None:
+            (tmp_path / block.file).write_text(block.text, encoding="utf-8")
+        elif block.language == "python":
+            snippets += [(f"before {block.where}", block.mark.removeprefix("after: ")), (block.where, block.text)]
+    command = [sys.executable, "-W", "error", "-c", SNIPPET_RUNNER, json.dumps(snippets)]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=_environment(), timeout=PATIENCE, check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_every_toml_block_can_be_read() -> None:
@@ -49,6 +72,14 @@ def test_the_commands_of_a_page_print_what_it_says(page: Path, tmp_path: Path) -
             (tmp_path / block.file).write_text(block.text, encoding="utf-8")
         elif block.mark.startswith("run"):
             _run(block, tmp_path)
+
+
+def test_commands_of_the_worker_that_are_only_shown_are_understood() -> None:
+    shown = [block.text for block in ALL if block.language == "console" and not block.mark]
+    commands = re.findall(r"^\$ python -m jobq\.worker (.*)$", "".join(shown), re.MULTILINE)
+    assert len(commands) >= 3
+    for command in commands:
+        Settings(**worker.make_context("worker", shlex.split(command)).params).check()
 
 
 def test_every_file_that_is_shown_is_run() -> None:
@@ -73,6 +104,7 @@ def _run(block: Block, directory: Path) -> None:
 
 
 def _output(command: str, directory: Path, until: str | None) -> str:
+    command = command.replace(".venv/bin/", "")  # the environment that runs the tests comes first on the PATH
     process = subprocess.Popen(
         f"exec {command}" if "&&" not in command else command,
         shell=True,

@@ -20,6 +20,8 @@ from tests.docs.pages import PAGES, ROOT, name, prose
 
 DOCS: Final = ROOT / "docs"
 PROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+EXTRAS: Final[dict[str, list[str]]] = PROJECT["project"]["optional-dependencies"]
+CONTRACT: Final = {"jobq.broker", "jobq.clock", "jobq.codec", "jobq.errors", "jobq.model"}
 LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 PATH: Final = re.compile(r"`((?:jobq|brokers|tests|docs|benchmarks)/[\w./-]*)(?:::\w+)?`")
 PROMISE: Final = re.compile(r"`(test_\w+)`")
@@ -59,15 +61,13 @@ def test_every_page_can_be_found_from_the_index() -> None:
     assert {page for page in PAGES if page.parent == DOCS and page.name != "index.md"} <= linked
 
 
-def test_every_option_of_the_worker_is_explained() -> None:
-    text = (DOCS / "workers.md").read_text(encoding="utf-8")
-    for option in worker.params:
-        if isinstance(option, click.Option):
-            for flag in option.opts:
-                if flag.startswith("--"):
-                    assert f"`{flag}" in text, f"workers.md does not explain {flag}"
-        variables = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or ())
-        assert not variables or any(f"`{variable}`" in text for variable in variables), option.name
+@pytest.mark.parametrize("option", [one for one in worker.params if isinstance(one, click.Option)], ids=str)
+def test_every_option_of_the_worker_is_explained_with_its_variable(option: click.Option) -> None:
+    rows = re.findall(r"^\| (`-.*?) \| (.*?) \|", (DOCS / "workers.md").read_text(encoding="utf-8"), re.MULTILINE)
+    flags = ", ".join(f"`{flag}`" for flag in option.opts)
+    variables = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or ())
+    assert variables, f"no variable sets {flags}"
+    assert (flags, ", ".join(f"`{variable}`" for variable in variables)) in rows
 
 
 def test_the_defaults_of_the_workers_options_are_those_of_the_table() -> None:
@@ -89,11 +89,18 @@ def test_the_defaults_of_a_worker_object_are_those_of_the_table() -> None:
 
 def test_the_commands_of_the_readme_exist() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/jobq demo\n" in readme
+    assert 'python3 -m venv .venv && .venv/bin/pip install -q ".[cli]" && .venv/bin/jobq demo\n' in readme
+    assert any(requirement.startswith("rich") for requirement in EXTRAS["cli"]), "the demo's bar"
     assert "\npython3 tests/run.py\n" in readme
     assert PROJECT["project"]["scripts"]["jobq"] == "jobq.cli:main"
     assert {"demo", "worker"} <= set(jobq.cli.main.commands)
     assert (ROOT / "tests" / "run.py").exists()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_extras_that_are_named_exist(page: Path) -> None:
+    for extras in re.findall(r"(?:\.|\bjobq)\[([\w,]+)\]", page.read_text(encoding="utf-8")):
+        assert set(extras.split(",")) <= set(EXTRAS), f"{name(page)} installs {extras}"
 
 
 def test_every_option_of_a_worker_object_is_explained() -> None:
@@ -121,6 +128,15 @@ def test_the_table_of_brokers_is_that_of_the_project() -> None:
     for page in (ROOT / "README.md", DOCS / "brokers.md"):
         rows = re.findall(r"^\| (?:\[[^\]]*\]\([^)]*\)|[^|]*) \| `([a-z]+)[:+]", page.read_text("utf-8"), re.MULTILINE)
         assert set(rows) == set(entries), f"{name(page)} has a table of {rows}"
+
+
+def test_a_broker_may_import_the_contract_and_nothing_else_of_jobq() -> None:
+    rules = {rule["name"]: rule for rule in PROJECT["tool"]["importlinter"]["contracts"]}
+    rule = rules["brokers see only the contract"]
+    modules = {path.stem for path in (ROOT / "jobq").glob("*.py")} - {"__init__"}
+    modules |= {path.parent.name for path in (ROOT / "jobq").glob("*/__init__.py")}
+    assert {f"jobq.{module}" for module in modules} - CONTRACT == set(rule["forbidden_modules"])
+    assert set(rule["source_modules"]) == {path.parent.name for path in (ROOT / "brokers").glob("*/__init__.py")}
 
 
 def test_the_rights_in_the_docs_are_those_that_are_tested() -> None:

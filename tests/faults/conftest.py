@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.field import Field
 from tests.faults.stores import RedisStore, SqliteStore
-from tests.servers import REDIS, Server, install_line
+from tests.servers import Server
 
 _numbers = itertools.count()
 Make = Callable[..., Field]
@@ -70,8 +70,6 @@ def field(request: pytest.FixtureRequest) -> Field:
 @pytest.fixture
 def server() -> Iterator[Server]:
     """A Redis of one's own that loses nothing when it is killed."""
-    if REDIS.binary is None:
-        pytest.skip(install_line(REDIS))
     with ExitStack() as stack:
         yield stack.enter_context(Server(arguments=("--appendonly", "yes", "--appendfsync", "always")))
 

@@ -9,7 +9,7 @@ import pytest
 
 from jobq_redis import RedisBroker
 from tests.redis.tools import Client, Tools
-from tests.servers import REDIS, Server, install_line
+from tests.servers import Server
 
 _numbers = itertools.count()
 
@@ -31,8 +31,6 @@ def start() -> Iterator[Callable[..., Server]]:
     with ExitStack() as stack:
 
         def started(*arguments: str) -> Server:
-            if REDIS.binary is None:
-                pytest.skip(install_line(REDIS))
             return stack.enter_context(Server(arguments=("--appendonly", "no", *arguments)))
 
         yield started

@@ -1,54 +1,23 @@
 """One master, one replica, one Sentinel: a failover is survived."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 
 from jobq.errors import BrokerUnavailable
 from jobq.model import Done
 from jobq_redis import RedisBroker
+from tests.redis.sentinel import Watched, started
 from tests.redis.tools import Tools, claim, drain, lease, put, until
-from tests.servers import REDIS, Server, free_port, install_line
+from tests.servers import Server, free_port
 
 Start = Callable[..., Server]
-CONFIG = """
-sentinel monitor my-master 127.0.0.1 {port} 1
-sentinel down-after-milliseconds my-master 300
-sentinel failover-timeout my-master 3000
-"""
-
-
-def _command(binary: str, port: int, directory: Path) -> list[str]:
-    return [binary, str(directory / "sentinel.conf"), "--sentinel", "--port", str(port), "--bind", "127.0.0.1"]
-
-
-SENTINEL = replace(REDIS, name="sentinel", command=_command)
-
-
-@dataclass
-class Watched:
-    master: Server
-    replica: Server
-    sentinel: Server
-
-    @property
-    def url(self) -> str:
-        return f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{self.sentinel.port}/my-master/0"
 
 
 @pytest.fixture
-def watched(start: Start) -> Iterator[Watched]:
-    if REDIS.binary is None:
-        pytest.skip(install_line(REDIS))
-    master = start("--repl-diskless-sync-delay", "0")
-    replica = start("--replicaof", "127.0.0.1", str(master.port))
-    with ExitStack() as stack:
-        sentinel = Server(SENTINEL)
-        sentinel.write("sentinel.conf", CONFIG.format(port=master.port))
-        yield Watched(master, replica, stack.enter_context(sentinel))
+def watched() -> Iterator[Watched]:
+    with started() as watched:
+        yield watched
 
 
 async def test_jobs_survive_a_failover(watched: Watched, tools: Tools) -> None:

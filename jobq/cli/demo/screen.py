@@ -46,7 +46,7 @@ def table(rows: list[tuple[str, str]]) -> str:
 
 
 class _Rate:
-    """Files per second, over the last moments."""
+    """Files per second, over the last moments; at first over what there is of them."""
 
     def __init__(self) -> None:
         self._since = time.monotonic()
@@ -55,8 +55,9 @@ class _Rate:
 
     def update(self, processed: int) -> float:
         elapsed = time.monotonic() - self._since
-        if elapsed >= _WINDOW:
+        if elapsed >= _WINDOW or not self._before:
             self.now = (processed - self._before) / elapsed
+        if elapsed >= _WINDOW:
             self._since, self._before = time.monotonic(), processed
         return self.now
 
@@ -79,8 +80,7 @@ class _Lines:
         rate = self._rate.update(processed)
         if processed and (time.monotonic() >= self._next or processed == self._total):
             self._next = time.monotonic() + _PAUSE
-            speed = f", {rate:,.0f} files/s" if rate else ""
-            self.say(f"{processed:,} of {self._total:,} files, {retried:,} retried{speed}")
+            self.say(f"{processed:,} of {self._total:,} files, {retried:,} retried, {rate:,.0f} files/s")
 
     def say(self, text: str) -> None:
         click.echo(text)
