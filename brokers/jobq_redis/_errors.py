@@ -6,6 +6,7 @@ from socket import gaierror
 from ssl import SSLError
 from typing import Final
 
+from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import AuthenticationError, AuthorizationError, BusyLoadingError, RedisError
 
 from jobq.errors import BrokerError, BrokerFull, BrokerRefused, BrokerUnavailable, OutcomeUnknown
@@ -26,9 +27,25 @@ def unreachable(exc: BaseException, url: str) -> BrokerError:
         return BrokerRefused(f"Redis at {url} does not accept the user or the password ({exc})")
     if isinstance(exc, BusyLoadingError):
         return BrokerUnavailable(f"Redis at {url} is still loading its data; try again")
+    if isinstance(exc, MasterNotFoundError):
+        return _no_master(exc, url)
     if _code(exc) in _REFUSED:
         return BrokerRefused(f"Redis at {url} refuses the connection ({exc})")
     return BrokerUnavailable(f"cannot reach Redis at {url} ({reason(exc)}). {_HINT}")
+
+
+def _no_master(exc: MasterNotFoundError, url: str) -> BrokerError:
+    """What was wrong with each Sentinel is to be had only as text, in which its client is described at length."""
+    if "AuthenticationError" in str(exc) or "AuthorizationError" in str(exc):
+        return BrokerRefused(
+            f"the Sentinels of {url} do not accept the user or the password; "
+            "theirs are sentinel_username and sentinel_password in the query"
+        )
+    silent = str(exc).count(" - ")
+    return BrokerUnavailable(
+        f"no Sentinel of {url} names a master ({silent} of them could not be reached). "
+        "Are they running, and is the service's name right?"
+    )
 
 
 def lost(exc: BaseException, url: str) -> BrokerError:

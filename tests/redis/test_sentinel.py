@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from jobq.errors import BrokerUnavailable
+from jobq.errors import BrokerRefused, BrokerUnavailable
 from jobq.model import Done
 from jobq_redis import RedisBroker
 from tests.redis.sentinel import Watched, started
@@ -53,9 +53,30 @@ async def test_jobs_survive_a_failover(watched: Watched, tools: Tools) -> None:
 
 
 async def test_a_service_that_the_sentinel_does_not_know(watched: Watched) -> None:
-    with pytest.raises(BrokerUnavailable, match=r"cannot reach Redis at redis\+sentinel://.*no-such"):
-        async with RedisBroker(watched.url.replace("my-master", "no-such")):
-            pass
+    broker = RedisBroker(watched.url.replace("my-master", "no-such"))
+    with pytest.raises(BrokerUnavailable) as info:
+        await broker.__aenter__()
+    assert str(info.value) == (
+        f"no Sentinel of {broker.url} names a master (1 of them could not be reached). "
+        "Are they running, and is the service's name right?"
+    )
+
+
+async def test_sentinels_may_ask_for_a_password(watched: Watched, tools: Tools) -> None:
+    sentinel = await tools.client(watched.sentinel.url)
+    await sentinel.execute_command("ACL", "SETUSER", "default", "resetpass", ">secret")
+    broker = await tools.broker(f"{watched.url}?sentinel_password=secret")
+    await put(broker, "a")
+    assert await drain(broker) == ["a"]
+    for query in ("", "?sentinel_password=wrong"):
+        refused = RedisBroker(watched.url + query)
+        with pytest.raises(BrokerRefused) as info:
+            await refused.__aenter__()
+        assert str(info.value) == (
+            f"the Sentinels of {refused.url} do not accept the user or the password; "
+            "theirs are sentinel_username and sentinel_password in the query"
+        )
+        assert "wrong" not in refused.url
 
 
 async def test_a_silent_sentinel_does_not_keep_us_from_the_next(watched: Watched, start: Start, tools: Tools) -> None:
@@ -69,6 +90,6 @@ async def test_a_silent_sentinel_does_not_keep_us_from_the_next(watched: Watched
 
 
 async def test_no_sentinel_answers() -> None:
-    with pytest.raises(BrokerUnavailable, match=r"cannot reach Redis at redis\+sentinel://"):
+    with pytest.raises(BrokerUnavailable, match=r"no Sentinel of redis\+sentinel://.* names a master"):
         async with RedisBroker(f"redis+sentinel://127.0.0.1:{free_port()}/my-master"):
             pass
