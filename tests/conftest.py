@@ -1,6 +1,7 @@
 """Fixtures for all tests: servers, brokers, and no blocked event loops."""
 
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from importlib import import_module
@@ -32,6 +33,8 @@ header = pytest.StashKey[list[str]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the servers, once: the workers of pytest-xdist find them in their environment."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to what it starts in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # or all that we start would ignore Ctrl-C, too
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
     config.stash[stack], config.stash[header] = ExitStack(), []
