@@ -67,7 +67,8 @@ class Client:
         clock: Clock | None = None,
     ) -> None:
         if not isinstance(broker, str) and not hasattr(type(broker), "enqueue"):
-            raise ConfigError(f"the broker is {broker!r}; it is a URL, e.g. sqlite:///jobs.db, or a broker object")
+            what = "bytes" if isinstance(broker, bytes | bytearray) else repr(broker)  # those may be a URL's
+            raise ConfigError(f"the broker is {what}; it is a URL, e.g. sqlite:///jobs.db, or a broker object")
         self._own = isinstance(broker, str)
         self._open = not self._own
         self._broker = open_broker(broker, clock=clock) if isinstance(broker, str) else broker

@@ -432,6 +432,13 @@ def test_what_is_no_broker_is_an_error_when_the_client_is_made(broker: Any) -> N
         Client(broker)
 
 
+def test_a_url_as_bytes_is_not_shown() -> None:
+    url: Any = b"redis://me:hunter2@h"
+    with pytest.raises(errors.ConfigError) as caught:
+        Client(url)
+    assert "hunter2" not in str(caught.value)
+
+
 async def test_a_client_that_is_not_open_says_at_once_how_to_use_it() -> None:
     client = Client("memory://not-open")
     for _ in range(2):
