@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from jobq._checks import check_job, seconds
 from jobq._ids import new_id
-from jobq._outbox import Outbox
+from jobq._outbox import CHUNK_BYTES, Outbox, size_of
 from jobq._signature import MAX_PAYLOAD
 from jobq.broker import Broker
 from jobq.clock import SYSTEM_CLOCK, Clock
@@ -28,7 +28,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
-_CHUNK_BYTES: Final = 8 << 20
 _MOST_PAYLOAD: Final = MAX_ENVELOPE - (64 << 10)
 """Leaves room in the envelope for what is not arguments."""
 
@@ -54,8 +53,8 @@ class Client:
 
     `Client("redis://…")` opens and closes its own connections. `Client(broker)` borrows a broker that the caller has
     entered. Used as an async context manager on one event loop, by any number of tasks; concurrent calls share round
-    trips. `timeout` (seconds) bounds how long one enqueue keeps trying while the broker is away; `max_payload`
-    (bytes) is the limit for the encoded arguments of one job.
+    trips. `timeout` (seconds) is how long one enqueue keeps trying while the broker is away or silent: it raises when
+    they are over, neither earlier nor later. `max_payload` (bytes) is the limit for the encoded arguments of one job.
     """
 
     def __init__(
@@ -93,6 +92,10 @@ class Client:
             await self._outbox.close()
         finally:
             await self._stack.aclose()
+
+    def hurry(self, seconds: float) -> None:
+        """From now on let no call wait longer than `seconds`, be it under way already. Called by a worker that ends."""
+        self._outbox.hurry(seconds)
 
     async def perform_async(self, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Enqueue a call of `task` to be run as soon as a worker is free.
@@ -220,13 +223,14 @@ def _category(result: object) -> str:
 
 
 def _chunks(jobs: Sequence[Job]) -> Iterable[Sequence[Job]]:
-    """Slices of at most `MAX_CHUNK` jobs and about `_CHUNK_BYTES` bytes."""
+    """Slices of at most `MAX_CHUNK` jobs and about `CHUNK_BYTES` bytes."""
     start = size = 0
     for index, job in enumerate(jobs):
-        size += len(memoryview(job.body))
-        if index - start >= MAX_CHUNK or (size > _CHUNK_BYTES and index > start):
+        weight = size_of((job,))
+        size += weight
+        if index - start >= MAX_CHUNK or (size > CHUNK_BYTES and index > start):
             yield jobs[start:index]
-            start, size = index, len(memoryview(job.body))
+            start, size = index, weight
     if start < len(jobs):
         yield jobs[start:]
 

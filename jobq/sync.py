@@ -45,7 +45,7 @@ class SyncClient:
         if self._loop is not None:
             raise ConfigError("this SyncClient is open already")
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="jobq sync client", daemon=True)
+        self._thread = threading.Thread(target=_serve, args=(self._loop,), name="jobq sync client", daemon=True)
         self._thread.start()
         try:
             self._run(self._client.__aenter__())
@@ -83,7 +83,8 @@ class SyncClient:
 
     def perform_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
         """See `Client.perform_many`."""
-        return self._run(self._client.perform_many(calls))
+        # What makes the calls, a database's cursor for one, may belong to this thread, and must not hold up the others.
+        return self._run(self._client.perform_many(list(calls)))
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         with self._lock:  # so that `close` knows of every call, and nobody waits on a loop that has ended
@@ -102,4 +103,9 @@ class SyncClient:
     def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-        loop.close()
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    """Run `loop` until it is stopped; then end what a broker has not answered, and close it."""
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.get_loop().run_forever()

@@ -148,7 +148,7 @@ class Worker:
     async def _open(self) -> None:
         if self._own:
             await self._connect()
-        client = await self._stack.enter_async_context(Client(self.broker, clock=self._clock))
+        client = self._client = await self._stack.enter_async_context(Client(self.broker, clock=self._clock))
         state: dict[str, Any] = {}
         if self.app.registry.lifespan is not None:
             state = await self._stack.enter_async_context(self.app.registry.lifespan()) or {}
@@ -285,6 +285,7 @@ class Worker:
         self._stopping.set()
         self._shutdown = Shutdown(self._slots, self._turner, self._clock, self._grace)
         self.wedged = await self._shutdown.run()
+        self._client.hurry(LAST_TURN)
         self._keeper.stop()
         for loop in self._loops:
             loop.cancel()

@@ -1,6 +1,7 @@
 """`SyncClient`: the same promises for code that is not async, from any number of threads."""
 
 import asyncio
+import gc
 import itertools
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jobq import App, SyncClient, errors
+from jobq import App, Call, SyncClient, errors
 from jobq.model import Fate
 from jobq.worker import Worker
 from jobq_memory import MemoryBroker
@@ -49,6 +50,19 @@ def test_every_perform_blocks_until_it_is_stored(client: SyncClient, url: str) -
     ]
     assert [handle.fate for handle in handles] == [Fate.STORED] * 5
     assert set(jobs_at(url)) == {handle.id for handle in handles}
+
+
+def test_perform_many_goes_through_its_calls_in_the_callers_thread(client: SyncClient, url: str) -> None:
+    threads = set[threading.Thread]()
+
+    def calls() -> Iterator[Call[int]]:
+        for n in range(3):
+            threads.add(threading.current_thread())
+            yield add.call(n)
+
+    client.perform_many(calls())
+    assert threads == {threading.current_thread()}
+    assert len(jobs_at(url)) == 3
 
 
 def test_mistakes_are_the_callers_and_nothing_is_stored(client: SyncClient, url: str) -> None:
@@ -113,6 +127,21 @@ def test_closing_while_threads_enqueue_leaves_nobody_hanging(url: str) -> None:
         thread.join(timeout=5)
     assert not any(thread.is_alive() for thread in threads)
     assert all(isinstance(end, errors.JobqError) for end in ends), ends
+
+
+def test_closing_ends_what_a_silent_broker_has_not_answered(
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def silent(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(MemoryBroker, "enqueue", silent)
+    with SyncClient(url, timeout=0.05) as client, pytest.raises(errors.OutcomeUnknown):
+        client.perform_async(add, 1)
+    del client
+    gc.collect()
+    assert caplog.messages == []  # of a task that was not ended, asyncio would speak here
+    assert not [thread for thread in threading.enumerate() if thread.name == "jobq sync client"]
 
 
 async def test_it_works_beside_a_running_loop_and_a_worker_runs_its_jobs(url: str) -> None:
