@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast
+from typing import Any, Final, Generic, ParamSpec, Self, TypeVar
 
 from msgspec import Raw
 
@@ -120,7 +120,10 @@ class Client:
     async def perform_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
         """Enqueue many calls (`task.call(…)`), in chunks of at most 1,000 that are each stored whole or not at all.
 
-        Raises `NotAllStored`, which lists the ids that are stored, not stored, and unknown.
+        With enqueue middleware each job goes through it, and is stored or not, by itself. Raises `NotAllStored`, which
+        lists the ids that are stored, not stored, and unknown, and goes by what was stored and not by what a middleware
+        says: a job that it kept back is not stored, one that was stored before it raised is. If each job failed and
+        none was stored, a middleware's own error is raised as it is.
         """
         jobs: list[Job] = []
         registries: list[Registry] = []
@@ -160,25 +163,29 @@ class Client:
     ) -> JobHandle[R]:
         job = self._job(task, body, delay=delay, due=due)
         if task.registry.enqueue_middlewares:
-            return await self._through(job, task.registry)
+            passage = _Passage(job)
+            await self._through(passage, task.registry)
+            return passage.handle
         (answer,) = await self._outbox.store((job,))
         return JobHandle(answer.id, job.task, answer.fate)
 
-    async def _through(self, job: Job, registry: Registry) -> JobHandle[Any]:
-        """Store `job` inside the app's enqueue middlewares."""
-        answers: list[Answer] = []
+    async def _through(self, passage: "_Passage", registry: Registry) -> None:
+        """Store a job inside the app's enqueue middlewares. What they raise is raised, whatever was stored."""
 
         async def store(passed: Job) -> object:
             check_job(passed)
-            self._check_body(passed, job, registry)
-            (answer,) = await self._outbox.store((passed,))
-            answers.append(answer)
-            return answer
+            self._check_body(passed, passage.job, registry)
+            passage.doubts += 1
+            try:
+                (passage.answer,) = await self._outbox.store((passed,))
+            except OutcomeUnknown:
+                raise
+            except JobqError:
+                passage.doubts -= 1
+                raise
+            return passage.answer
 
-        await chain(registry.enqueue_middlewares, store)(job)
-        if not answers:
-            return JobHandle(job.id, job.task, None)
-        return JobHandle(answers[-1].id, job.task, answers[-1].fate)
+        await chain(registry.enqueue_middlewares, store)(passage.job)
 
     def _check_body(self, passed: Job, job: Job, registry: Registry) -> None:
         """Raise unless the task of `passed` takes its body, which may be another than the checked one of `job`."""
@@ -202,24 +209,49 @@ class Client:
         return handles
 
     async def _many_through(self, jobs: list[Job], registries: list[Registry]) -> list[JobHandle[Any]]:
-        runs = (self._through(job, registry) for job, registry in zip(jobs, registries, strict=True))
-        results = await asyncio.gather(*runs, return_exceptions=True)
-        errors = [result for result in results if isinstance(result, BaseException)]
-        if not errors:
-            return cast("list[JobHandle[Any]]", results)
-        stranger = next((error for error in errors if not isinstance(error, JobqError)), None)
-        if stranger is not None and len(errors) == len(results):
-            raise stranger
-        ids = {"stored": list[str](), "not_stored": list[str](), "unknown": list[str]()}
-        for job, result in zip(jobs, results, strict=True):
-            ids[_category(result)].append(job.id)
-        raise NotAllStored(**ids) from errors[0]
+        passages = [_Passage(job) for job in jobs]
+        errors: list[BaseException] = []
+        for start in range(0, len(jobs), MAX_CHUNK):  # so that each has the whole timeout
+            chunk = slice(start, start + MAX_CHUNK)
+            runs = (self._through(*run) for run in zip(passages[chunk], registries[chunk], strict=True))
+            results = await asyncio.gather(*runs, return_exceptions=True)
+            errors += [result for result in results if result is not None]
+            if any(isinstance(error, BrokerError) for error in errors):
+                break
+        if errors:
+            raise _why(errors, passages)
+        return [passage.handle for passage in passages]
 
 
-def _category(result: object) -> str:
-    if isinstance(result, OutcomeUnknown):
-        return "unknown"
-    return "not_stored" if isinstance(result, BaseException) else "stored"
+class _Passage:
+    """A job on its way through the enqueue middlewares, and what became of it, whatever they say."""
+
+    __slots__ = ("answer", "doubts", "job")
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.answer: Answer | None = None
+        self.doubts = 0
+        """How often it was to be stored without anybody hearing that it was not."""
+
+    @property
+    def handle(self) -> JobHandle[Any]:
+        if self.answer is None:
+            return JobHandle(self.job.id, self.job.task, None)
+        return JobHandle(self.answer.id, self.job.task, self.answer.fate)
+
+
+def _why(errors: list[BaseException], passages: list[_Passage]) -> BaseException:
+    """The error of a `perform_many` with enqueue middleware."""
+    stored = [one.job.id for one in passages if one.answer is not None]
+    unknown = [one.job.id for one in passages if one.answer is None and one.doubts]
+    not_stored = [one.job.id for one in passages if one.answer is None and not one.doubts]
+    stranger = next((error for error in errors if not isinstance(error, JobqError)), None)
+    if stranger is not None and len(errors) == len(not_stored) == len(passages):
+        return stranger
+    error = NotAllStored(stored, not_stored, unknown)
+    error.__cause__ = errors[0]
+    return error
 
 
 def _chunks(jobs: Sequence[Job]) -> Iterable[Sequence[Job]]:

@@ -563,6 +563,145 @@ async def test_if_middleware_refuses_some_of_many_the_error_lists_them(memory: M
     assert set(state_of(memory).jobs) == {"j0", "j2"}
 
 
+async def test_of_many_jobs_those_that_middleware_kept_back_are_not_stored(memory: MemoryBroker) -> None:
+    app, _, work = middlewared()
+
+    @app.enqueue_middleware
+    async def choose(job: Job, call_next: Handler) -> object:
+        if job.id == "j1":
+            raise PermissionError("not you")
+        return await call_next(job) if job.id == "j2" else None
+
+    async with Client(memory) as client:
+        with pytest.raises(errors.NotAllStored) as caught:
+            await client.perform_many([work.options(id=f"j{n}").call(n) for n in range(3)])
+    exc = caught.value
+    assert (exc.stored, exc.not_stored, exc.unknown) == (("j2",), ("j0", "j1"), ())
+    assert set(state_of(memory).jobs) == {"j2"}
+
+
+@pytest.mark.parametrize("all_of_them", [False, True])
+async def test_of_many_jobs_those_that_were_stored_before_middleware_raised_are_stored(
+    memory: MemoryBroker, *, all_of_them: bool
+) -> None:
+    app, _, work = middlewared()
+
+    @app.enqueue_middleware
+    async def stumble(job: Job, call_next: Handler) -> object:
+        await call_next(job)
+        if all_of_them or job.id == "j1":
+            raise LookupError("too late")
+        return None
+
+    async with Client(memory) as client:
+        with pytest.raises(errors.NotAllStored) as caught:
+            await client.perform_many([work.options(id=f"j{n}").call(n) for n in range(3)])
+    assert (caught.value.stored, caught.value.not_stored) == (("j0", "j1", "j2"), ())
+    assert isinstance(caught.value.__cause__, LookupError)
+    assert set(state_of(memory).jobs) == {"j0", "j1", "j2"}
+
+
+async def test_whatever_middleware_makes_of_a_lost_reply_the_outcome_is_unknown(faulty: Faulty) -> None:
+    app, _, work = middlewared()
+
+    @app.enqueue_middleware
+    async def hide(job: Job, call_next: Handler) -> object:
+        try:
+            return await call_next(job)
+        except errors.OutcomeUnknown:
+            raise LookupError("something else") from None
+
+    faulty.faults.lose_reply("enqueue", 1000)
+    async with Client(faulty, timeout=0.05) as client:
+        with pytest.raises(errors.NotAllStored) as caught:
+            await client.perform_many([work.options(id=f"j{n}").call(n) for n in range(3)])
+    assert (caught.value.unknown, caught.value.not_stored) == (("j0", "j1", "j2"), ())
+
+
+async def test_if_middleware_does_not_wait_for_the_answer_the_outcome_is_unknown(faulty: Faulty) -> None:
+    app, _, work = middlewared()
+    gate = faulty.faults.gates["enqueue"] = asyncio.Event()
+
+    @app.enqueue_middleware
+    async def impatient(job: Job, call_next: Handler) -> object:
+        call = asyncio.ensure_future(call_next(job))
+        await until(lambda: faulty.faults.calls["enqueue"])
+        call.cancel()
+        raise LookupError("no time")
+
+    async with Client(faulty) as client:
+        with pytest.raises(errors.NotAllStored) as caught:
+            await client.perform_many([work.options(id=f"j{n}").call(n) for n in range(2)])
+        gate.set()
+    assert caught.value.unknown == ("j0", "j1")
+
+
+@pytest.mark.parametrize(("away", "found"), [(False, "stored"), (True, "unknown")])
+async def test_after_a_lost_reply_middleware_that_tries_again_makes_the_outcome_known_only_if_it_is_stored(
+    faulty: Faulty, clock: ManualClock, found: str, *, away: bool
+) -> None:
+    app, _, work = middlewared()
+
+    @app.enqueue_middleware
+    async def stubborn(job: Job, call_next: Handler) -> object:
+        with pytest.raises(errors.OutcomeUnknown):
+            await call_next(job)
+        faulty.faults.forget()
+        faulty.faults.down = away
+        await call_next(job)
+        raise LookupError("whatever it was")
+
+    faulty.faults.lose_reply("enqueue", 1000)
+    async with Client(faulty, timeout=10, clock=clock) as client:
+        call = asyncio.create_task(client.perform_many([work.options(id="j").call(1)]))
+        await clock.run(25)
+        with pytest.raises(errors.NotAllStored) as caught:
+            await call
+    assert getattr(caught.value, found) == ("j",)
+
+
+async def test_many_jobs_through_middleware_have_a_timeout_for_each_thousand(
+    memory: MemoryBroker, clock: ManualClock
+) -> None:
+    class Slow(Faulty):
+        async def enqueue(self, jobs: Any, stamp: Any) -> Any:
+            await clock.sleep(6)
+            return await super().enqueue(jobs, stamp)
+
+    app, _, work = middlewared()
+
+    @app.enqueue_middleware
+    async def note(job: Job, call_next: Handler) -> object:
+        return await call_next(job)
+
+    client = Client(Slow(memory), timeout=10, clock=clock)
+    call = asyncio.create_task(client.perform_many([work.call(n) for n in range(2500)]))
+    await clock.run(20)
+    assert [handle.fate for handle in await call] == [Fate.STORED] * 2500
+    await client.__aexit__(None, None, None)
+
+
+async def test_after_a_thousand_that_the_broker_did_not_store_middleware_sees_no_more(
+    faulty: Faulty, clock: ManualClock
+) -> None:
+    app, log, work = middlewared()
+
+    @app.enqueue_middleware
+    async def note(job: Job, call_next: Handler) -> object:
+        log.append(job.id)
+        return await call_next(job)
+
+    faulty.faults.down = True
+    client = Client(faulty, timeout=10, clock=clock)
+    call = asyncio.create_task(client.perform_many([work.options(id=f"j{n}").call(n) for n in range(2500)]))
+    await clock.run(11)
+    with pytest.raises(errors.NotAllStored) as caught:
+        await call
+    assert caught.value.not_stored == tuple(f"j{n}" for n in range(2500))
+    assert len(log) == 1000
+    await client.__aexit__(None, None, None)
+
+
 async def test_middleware_belongs_to_the_tasks_app(memory: MemoryBroker) -> None:
     one, log, work = middlewared()
     _, _, other = middlewared()
