@@ -5,13 +5,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast
+from typing import Any, Final, Generic, ParamSpec, Self, TypeVar
 
 from msgspec import Raw
 
-from jobq._checks import check_job, seconds
+from jobq._checks import check_job, check_seconds, check_whole, seconds
 from jobq._ids import new_id
-from jobq._outbox import Outbox
+from jobq._outbox import CHUNK_BYTES, Outbox, size_of
 from jobq._signature import MAX_PAYLOAD
 from jobq.broker import Broker
 from jobq.clock import SYSTEM_CLOCK, Clock
@@ -19,7 +19,7 @@ from jobq.codec import MAX_ENVELOPE
 from jobq.errors import BrokerError, ConfigError, JobqError, NotAllStored, NotATask, OutcomeUnknown
 from jobq.middleware import chain
 from jobq.model import MAX_CHUNK, Answer, Fate, Job
-from jobq.plugins import open_broker
+from jobq.plugins import broker_of
 from jobq.registry import Call, Registry, Task
 
 __all__ = ["Client", "JobHandle"]
@@ -28,7 +28,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
-_CHUNK_BYTES: Final = 8 << 20
 _MOST_PAYLOAD: Final = MAX_ENVELOPE - (64 << 10)
 """Leaves room in the envelope for what is not arguments."""
 
@@ -54,8 +53,8 @@ class Client:
 
     `Client("redis://…")` opens and closes its own connections. `Client(broker)` borrows a broker that the caller has
     entered. Used as an async context manager on one event loop, by any number of tasks; concurrent calls share round
-    trips. `timeout` (seconds) bounds how long one enqueue keeps trying while the broker is away; `max_payload`
-    (bytes) is the limit for the encoded arguments of one job.
+    trips. `timeout` (seconds) is how long one enqueue keeps trying while the broker is away or silent: it raises when
+    they are over, neither earlier nor later. `max_payload` (bytes) is the limit for the encoded arguments of one job.
     """
 
     def __init__(
@@ -66,14 +65,14 @@ class Client:
         max_payload: int = MAX_PAYLOAD,
         clock: Clock | None = None,
     ) -> None:
-        if not isinstance(broker, str) and not hasattr(type(broker), "enqueue"):
-            raise ConfigError(f"the broker is {broker!r}; it is a URL, e.g. sqlite:///jobs.db, or a broker object")
+        check_seconds("timeout", timeout)
+        check_whole("max_payload", max_payload, 1)
+        if max_payload > _MOST_PAYLOAD:
+            raise ConfigError(f"max_payload is {max_payload}; workers read no more than {_MOST_PAYLOAD:,} bytes")
         self._own = isinstance(broker, str)
         self._open = not self._own
-        self._broker = open_broker(broker, clock=clock) if isinstance(broker, str) else broker
+        self._broker = broker_of(broker, clock=clock)
         self._clock = clock or SYSTEM_CLOCK
-        if not 0 < max_payload <= _MOST_PAYLOAD:
-            raise ConfigError(f"max_payload is {max_payload}; it is a number of bytes up to {_MOST_PAYLOAD:,}")
         self._max_payload = max_payload
         self._outbox = Outbox(self._broker, self._clock, timeout)
         self._stack = AsyncExitStack()
@@ -92,6 +91,10 @@ class Client:
             await self._outbox.close()
         finally:
             await self._stack.aclose()
+
+    def hurry(self, seconds: float) -> None:
+        """From now on let no call wait longer than `seconds`, be it under way already. Called by a worker that ends."""
+        self._outbox.hurry(seconds)
 
     async def perform_async(self, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Enqueue a call of `task` to be run as soon as a worker is free.
@@ -116,7 +119,10 @@ class Client:
     async def perform_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
         """Enqueue many calls (`task.call(…)`), in chunks of at most 1,000 that are each stored whole or not at all.
 
-        Raises `NotAllStored`, which lists the ids that are stored, not stored, and unknown.
+        With enqueue middleware each job goes through it, and is stored or not, by itself. Raises `NotAllStored`, which
+        lists the ids that are stored, not stored, and unknown, and goes by what was stored and not by what a middleware
+        says: a job that it kept back is not stored, one that was stored before it raised is. If each job failed and
+        none was stored, a middleware's own error is raised as it is.
         """
         jobs: list[Job] = []
         registries: list[Registry] = []
@@ -156,25 +162,29 @@ class Client:
     ) -> JobHandle[R]:
         job = self._job(task, body, delay=delay, due=due)
         if task.registry.enqueue_middlewares:
-            return await self._through(job, task.registry)
+            passage = _Passage(job)
+            await self._through(passage, task.registry)
+            return passage.handle
         (answer,) = await self._outbox.store((job,))
         return JobHandle(answer.id, job.task, answer.fate)
 
-    async def _through(self, job: Job, registry: Registry) -> JobHandle[Any]:
-        """Store `job` inside the app's enqueue middlewares."""
-        answers: list[Answer] = []
+    async def _through(self, passage: "_Passage", registry: Registry) -> None:
+        """Store a job inside the app's enqueue middlewares. What they raise is raised, whatever was stored."""
 
         async def store(passed: Job) -> object:
             check_job(passed)
-            self._check_body(passed, job, registry)
-            (answer,) = await self._outbox.store((passed,))
-            answers.append(answer)
-            return answer
+            self._check_body(passed, passage.job, registry)
+            passage.doubts += 1
+            try:
+                (passage.answer,) = await self._outbox.store((passed,))
+            except OutcomeUnknown:
+                raise
+            except JobqError:
+                passage.doubts -= 1
+                raise
+            return passage.answer
 
-        await chain(registry.enqueue_middlewares, store)(job)
-        if not answers:
-            return JobHandle(job.id, job.task, None)
-        return JobHandle(answers[-1].id, job.task, answers[-1].fate)
+        await chain(registry.enqueue_middlewares, store)(passage.job)
 
     def _check_body(self, passed: Job, job: Job, registry: Registry) -> None:
         """Raise unless the task of `passed` takes its body, which may be another than the checked one of `job`."""
@@ -198,34 +208,60 @@ class Client:
         return handles
 
     async def _many_through(self, jobs: list[Job], registries: list[Registry]) -> list[JobHandle[Any]]:
-        runs = (self._through(job, registry) for job, registry in zip(jobs, registries, strict=True))
-        results = await asyncio.gather(*runs, return_exceptions=True)
-        errors = [result for result in results if isinstance(result, BaseException)]
-        if not errors:
-            return cast("list[JobHandle[Any]]", results)
-        stranger = next((error for error in errors if not isinstance(error, JobqError)), None)
-        if stranger is not None and len(errors) == len(results):
-            raise stranger
-        ids = {"stored": list[str](), "not_stored": list[str](), "unknown": list[str]()}
-        for job, result in zip(jobs, results, strict=True):
-            ids[_category(result)].append(job.id)
-        raise NotAllStored(**ids) from errors[0]
+        passages = [_Passage(job) for job in jobs]
+        errors: list[BaseException] = []
+        for start in range(0, len(jobs), MAX_CHUNK):  # so that each has the whole timeout
+            chunk = slice(start, start + MAX_CHUNK)
+            runs = (self._through(*run) for run in zip(passages[chunk], registries[chunk], strict=True))
+            results = await asyncio.gather(*runs, return_exceptions=True)
+            errors += [result for result in results if result is not None]
+            if any(isinstance(error, BrokerError) for error in errors):
+                break
+        if errors:
+            raise _why(errors, passages)
+        return [passage.handle for passage in passages]
 
 
-def _category(result: object) -> str:
-    if isinstance(result, OutcomeUnknown):
-        return "unknown"
-    return "not_stored" if isinstance(result, BaseException) else "stored"
+class _Passage:
+    """A job on its way through the enqueue middlewares, and what became of it, whatever they say."""
+
+    __slots__ = ("answer", "doubts", "job")
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.answer: Answer | None = None
+        self.doubts = 0
+        """How often it was to be stored without anybody hearing that it was not."""
+
+    @property
+    def handle(self) -> JobHandle[Any]:
+        if self.answer is None:
+            return JobHandle(self.job.id, self.job.task, None)
+        return JobHandle(self.answer.id, self.job.task, self.answer.fate)
+
+
+def _why(errors: list[BaseException], passages: list[_Passage]) -> BaseException:
+    """The error of a `perform_many` with enqueue middleware."""
+    stored = [one.job.id for one in passages if one.answer is not None]
+    unknown = [one.job.id for one in passages if one.answer is None and one.doubts]
+    not_stored = [one.job.id for one in passages if one.answer is None and not one.doubts]
+    stranger = next((error for error in errors if not isinstance(error, JobqError)), None)
+    if stranger is not None and len(errors) == len(not_stored) == len(passages):
+        return stranger
+    error = NotAllStored(stored, not_stored, unknown)
+    error.__cause__ = errors[0]
+    return error
 
 
 def _chunks(jobs: Sequence[Job]) -> Iterable[Sequence[Job]]:
-    """Slices of at most `MAX_CHUNK` jobs and about `_CHUNK_BYTES` bytes."""
+    """Slices of at most `MAX_CHUNK` jobs and about `CHUNK_BYTES` bytes."""
     start = size = 0
     for index, job in enumerate(jobs):
-        size += len(memoryview(job.body))
-        if index - start >= MAX_CHUNK or (size > _CHUNK_BYTES and index > start):
+        weight = size_of((job,))
+        size += weight
+        if index - start >= MAX_CHUNK or (size > CHUNK_BYTES and index > start):
             yield jobs[start:index]
-            start, size = index, len(memoryview(job.body))
+            start, size = index, weight
     if start < len(jobs):
         yield jobs[start:]
 

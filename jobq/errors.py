@@ -96,7 +96,7 @@ class BrokerRefused(BrokerError):
 
 
 class NotAllStored(BrokerError):
-    """Several jobs were enqueued and not all of them are known to be stored.
+    """Several jobs were enqueued and not all of them are known to be stored, or an enqueue middleware raised later.
 
     `stored`, `not_stored` and `unknown` hold job ids; together they are all the jobs of the call.
     The cause (`__cause__`) is what stopped it.

@@ -11,7 +11,7 @@ from jobq.broker import Broker, BrokerFactory
 from jobq.clock import Clock
 from jobq.errors import ConfigError, MissingExtra, UnknownBroker
 
-__all__ = ["open_broker", "resolve_url"]
+__all__ = ["broker_of", "open_broker", "resolve_url"]
 
 GROUP: Final = "jobq.brokers"
 _DEFAULT_URLS: Final = {
@@ -34,9 +34,20 @@ def resolve_url(name_or_url: str, environ: Mapping[str, str] | None = None) -> s
     url = environ.get(f"JOBQ_{name.upper()}_URL") or _DEFAULT_URLS.get(name)
     if url is None:
         names = sorted(_installed())
-        near = f" A file is sqlite:///{name_or_url}" if name.endswith(_FILES) else nearest(name, names)
-        raise UnknownBroker(f"{_masked(name_or_url)!r} is no broker: give a URL, or one of {', '.join(names)}.{near}")
+        shown = _masked(name_or_url)
+        near = f" A file is sqlite:///{shown}" if name.endswith(_FILES) else nearest(name, names)
+        raise UnknownBroker(f"{shown!r} is no broker: give a URL, or one of {', '.join(names)}.{near}")
     return url
+
+
+def broker_of(broker: object, *, clock: Clock | None = None) -> Broker:
+    """`broker` if it is one, or the one that it names. Raises as `open_broker` does."""
+    if isinstance(broker, str):
+        return open_broker(broker, clock=clock)
+    if hasattr(type(broker), "enqueue"):
+        return cast("Broker", broker)
+    what = "bytes" if isinstance(broker, bytes | bytearray) else repr(broker)  # those may be a URL's
+    raise ConfigError(f"the broker is {what}; it is a URL, e.g. sqlite:///jobs.db, or a broker object")
 
 
 def open_broker(name_or_url: str, *, clock: Clock | None = None) -> Broker:
@@ -45,7 +56,7 @@ def open_broker(name_or_url: str, *, clock: Clock | None = None) -> Broker:
     Raises `UnknownBroker`, `MissingExtra` (with the line to install it), or `ConfigError` for a bad URL.
     """
     url = resolve_url(name_or_url)
-    scheme = urlsplit(url).scheme.lower()
+    scheme = _scheme(url)
     base = scheme.partition("+")[0]
     name = _SCHEMES.get(base, base)
     installed = _installed()
@@ -61,9 +72,22 @@ def _installed() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
+def _scheme(url: str) -> str:
+    try:
+        return urlsplit(url).scheme.lower()
+    except ValueError:  # its words may repeat a password
+        pass
+    raise ConfigError(
+        "the broker's URL cannot be read: '[' and ']' are for an IPv6 address, e.g. [::1]; in a user or a password "
+        "write them as %5B and %5D"
+    )
+
+
 def _masked(text: str) -> str:
-    """A URL without its `://` may hold a password all the same."""
+    """A URL without its `://` may hold a password all the same, before an '@' or behind a '?'."""
     before, at, after = text.rpartition("@")
+    if "?" in text:
+        return "***"
     return f"***@{after}" if at and before else text
 
 

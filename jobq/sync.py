@@ -1,6 +1,7 @@
 """A client for code that is not async: the same methods, as plain functions, safe to call from any thread."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine, Iterable
 from concurrent.futures import Future, wait
@@ -32,6 +33,7 @@ class SyncClient:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._pid = os.getpid()
         self._calls: set[Future[Any]] = set()
 
     def __enter__(self) -> Self:
@@ -45,7 +47,7 @@ class SyncClient:
         if self._loop is not None:
             raise ConfigError("this SyncClient is open already")
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="jobq sync client", daemon=True)
+        self._thread = threading.Thread(target=_serve, args=(self._loop,), name="jobq sync client", daemon=True)
         self._thread.start()
         try:
             self._run(self._client.__aenter__())
@@ -57,6 +59,8 @@ class SyncClient:
 
     def close(self) -> None:
         """Wait for what is under way, and disconnect."""
+        if os.getpid() != self._pid:
+            return
         with self._lock:
             loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
         if loop is None or thread is None:
@@ -83,9 +87,13 @@ class SyncClient:
 
     def perform_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
         """See `Client.perform_many`."""
-        return self._run(self._client.perform_many(calls))
+        # What makes the calls, a database's cursor for one, may belong to this thread, and must not hold up the others.
+        return self._run(self._client.perform_many(list(calls)))
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        if os.getpid() != self._pid:  # the thread is not here, and whoever held the lock may not be either
+            coroutine.close()
+            raise ConfigError("this SyncClient was made before this process was forked; make a new one after forking")
         with self._lock:  # so that `close` knows of every call, and nobody waits on a loop that has ended
             if self._loop is None:
                 coroutine.close()
@@ -102,4 +110,9 @@ class SyncClient:
     def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-        loop.close()
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    """Run `loop` until it is stopped; then end what a broker has not answered, and close it."""
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.get_loop().run_forever()

@@ -20,6 +20,8 @@ from jobq_redis._wire import Connection, Reply, Wire
 
 _REDIRECTS: Final = 5
 _MOST: Final = 8
+_LEARNED: Final = 3
+"""Addresses that a cluster has named, beside those of the URL: its nodes come and go, and none is given up for good."""
 
 
 class Route:
@@ -30,10 +32,10 @@ class Route:
         # A whole exchange has one timeout, which is ours; a connection says no more than it must when it is made.
         self._options = target.options | {"protocol": 2, "driver_info": None, "retry": Retry(NoBackoff(), 0)}
         self._options |= {"socket_timeout": None, "socket_connect_timeout": target.connect_timeout}
-        self._share = target.connect_timeout / (len(target.addresses) + 1)  # for each one that may be silent
         self._sentinel: Any = None
         self._masters: Any = None
         self._addresses = list(target.addresses)
+        """Where to try, in this order."""
 
     async def connect(self) -> Wire:
         """A connection to the first address that answers. Raises redis-py's exceptions."""
@@ -50,9 +52,17 @@ class Route:
         return await self._connected(self._direct(last), self._share if others else self._target.connect_timeout)
 
     def moved(self, host: str, port: int) -> None:
-        """From now on, try this node of the cluster first."""
+        """From now on, try this node of the cluster first. Beside those of the URL, only the last few are kept."""
         address = (host or self._addresses[0][0], port)
-        self._addresses = [address, *(one for one in self._addresses if one != address)]
+        given = self._target.addresses
+        known = [address, *(one for one in self._addresses if one != address)]
+        learned = [one for one in known if one not in given][:_LEARNED]
+        self._addresses = [one for one in known if one in given or one in learned]
+
+    @property
+    def _share(self) -> float:
+        """Seconds for each address, any of which may be silent."""
+        return self._target.connect_timeout / (len(self._addresses) + 1)
 
     async def aclose(self) -> None:
         if self._sentinel is not None:

@@ -1,9 +1,10 @@
 """What a broker URL says, checked before anything connects."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
-from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
+from typing import Any, Final, Literal, cast
+from urllib.parse import SplitResult, parse_qsl, unquote, unquote_plus, urlencode, urlsplit
 
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
 
@@ -19,19 +20,27 @@ _SCHEMES: Final = (
     "unix",
 )
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_SECRETS: Final = re.compile(r"((?:^|[?&])[a-z_]*password=)[^&#]*")
-_HINT: Final = "; in a user or a password write '#', '/', '?' and '@' as %23, %2F, %3F and %40"
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_HOST: Final = r"(?:\[[0-9A-Fa-f:.]+\]|[^\[\]:,]+)(?::\d*)?"
+_HOSTS: Final = re.compile(rf"{_HOST}(?:,{_HOST})*|")
+_WORD: Final = re.compile(r"[A-Za-z_]+")
+_HIDDEN: Final = "***"
+_HINT: Final = "; in a user or a password write '#', '/', '?', '@', '[' and ']' as %23, %2F, %3F, %40, %5B and %5D"
 _SENTINEL_PORT: Final = 26379
 _DAY: Final = 86400
 
 # What may be in a URL. redis-py's others would change what the broker relies on: encodings, retries, health checks.
 _ANYWHERE: Final = frozenset({"db", "username", "password", "client_name"})
+_TIMEOUTS: Final = frozenset({"socket_timeout", "socket_connect_timeout"})
 _TCP: Final = frozenset({"socket_keepalive"})
 _UNIX: Final = frozenset({"path"})
 _TLS: Final = frozenset(
     {"ssl_keyfile", "ssl_certfile", "ssl_password", "ssl_cert_reqs", "ssl_check_hostname"}
     | {"ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_min_version", "ssl_ciphers"}
 )
+_HARMLESS: Final = frozenset({"namespace", "sentinel_username"}) | {
+    name for name in _ANYWHERE | _TIMEOUTS | _TCP | _UNIX | _TLS if not name.endswith("password")
+}
 
 Options = dict[str, Any]
 
@@ -58,11 +67,46 @@ class Target:
 
 
 def mask(url: str) -> str:
-    """`url` without passwords, also when the rest of it is wrong."""
+    """`url` without what is secret or may be a part of it, also when the rest is wrong."""
     scheme, slashes, rest = url.partition("://")
-    login, at, place = rest.rpartition("@")
+    if not (slashes and _SCHEME.fullmatch(scheme)):
+        return _HIDDEN if url else ""
+    place = re.split("[/?#]", rest, maxsplit=1)[0]
+    path, mark, query = rest[len(place) :].partition("?")
+    options = query.split("&")
+    if _is_cut(place, path, options):
+        return scheme + slashes + _HIDDEN
+    login, at, hosts = place.rpartition("@")
     user, colon, _ = login.partition(":")
-    return scheme + slashes + user + (":***" if colon else "") + at + _SECRETS.sub(r"\1***", place)
+    return scheme + slashes + user + (f":{_HIDDEN}" if colon else "") + at + hosts + path + mark + _masked(options)
+
+
+def _is_cut(place: str, path: str, options: list[str]) -> bool:
+    """Whether there is an '@' where none belongs: a '/', '?' or '#' of a login has cut it short."""
+    strays = [option for option in options if _kind(option) is None] + ([path] if place else [])
+    if any("@" in stray for stray in strays):
+        return True
+    return "@" not in place and not _HOSTS.fullmatch(place) and any("@" in option for option in options)
+
+
+def _masked(options: list[str]) -> str:
+    """A query without secrets; beside one, whatever is not known may be the rest of it."""
+    kinds = [_kind(option) for option in options]
+    named = "secret" not in kinds
+    return "&".join(
+        option if kind == "harmless" or not option else _without_value(option, named=named or kind == "secret")
+        for option, kind in zip(options, kinds, strict=True)
+    )
+
+
+def _without_value(option: str, *, named: bool) -> str:
+    name, equals, _ = option.partition("=")
+    return f"{name}{equals}{_HIDDEN if equals else ''}" if named and _WORD.fullmatch(name) else _HIDDEN
+
+
+def _kind(option: str) -> Literal["secret", "harmless"] | None:
+    name = unquote_plus(option.partition("=")[0]).lower()
+    return "harmless" if name in _HARMLESS else "secret" if name.endswith("password") else None
 
 
 def parse(url: str) -> Target:
@@ -91,13 +135,15 @@ def _parse(url: str) -> Target:
     sentinel = {
         name.removeprefix("sentinel_"): query.pop(name) for name in tuple(query) if name.startswith("sentinel_")
     }
-    service, path = _path(kind, parts.path)
+    shown = mask(url)
+    _check_names(query, kind, shown, tls=base == "rediss")
+    service, path = _path(kind, parts.path, shown)
     login, at, hosts = parts.netloc.rpartition("@")
     first = f"{base}://{login}{at}{hosts.split(',')[0]}{path}"
     options = cast("Options", parse_url(f"{first}?{urlencode(query)}"))
     return Target(
         url=url,
-        masked=mask(url),
+        masked=shown,
         namespace=namespace,
         kind=kind,
         addresses=_addresses(kind, hosts),
@@ -105,12 +151,12 @@ def _parse(url: str) -> Target:
         reply_timeout=_seconds(options, "socket_timeout"),
         connect_timeout=_seconds(options, "socket_connect_timeout"),
         connection=options.pop("connection_class", Connection),
-        options=_checked(options, kind, tls=base == "rediss"),
+        options=_checked(options, kind),
         sentinel_options=sentinel,
     )
 
 
-def _path(kind: str, path: str) -> tuple[str, str]:
+def _path(kind: str, path: str, shown: str) -> tuple[str, str]:
     """A Sentinel's service, and the rest of the path: the database, or a socket's file."""
     service = ""
     if kind == "sentinel":
@@ -120,7 +166,7 @@ def _path(kind: str, path: str) -> tuple[str, str]:
         path = path and f"/{path}"
     db = path.strip("/")
     if kind != "unix" and db and not db.isdecimal():
-        raise ConfigError(f"the database is a number, not {db!r}")
+        raise ConfigError(f"the database is a number{f', not {db!r}' if f'/{db}' in shown else ''}")
     if kind == "cluster" and db not in {"", "0"}:
         raise ConfigError("a cluster has only database 0")
     return unquote(service), path
@@ -147,15 +193,20 @@ def _seconds(options: Options, name: str) -> float:
     return seconds
 
 
-def _checked(options: Options, kind: str, *, tls: bool) -> Options:
+def _checked(options: Options, kind: str) -> Options:
     """The options, without the address. Raises for what cannot be given."""
     if kind == "unix" and not options.get("path"):
         raise ConfigError("it needs the socket's file: unix:///run/redis.sock")
     if options.get("ssl_cert_reqs", "none") not in {"none", "optional", "required"}:
         raise ConfigError("ssl_cert_reqs is none, optional or required")
-    left = {name: value for name, value in options.items() if name not in {"host", "port"}}
-    allowed = _ANYWHERE | (_UNIX if kind == "unix" else _TCP) | (_TLS if tls else set[str]())
-    for name in left:
-        if name not in allowed:
-            raise ConfigError(f"there is no option {name!r}{' without TLS' if name in _TLS else ''}")
-    return left
+    return {name: value for name, value in options.items() if name not in {"host", "port"}}
+
+
+def _check_names(names: Iterable[str], kind: str, shown: str, *, tls: bool) -> None:
+    allowed = _ANYWHERE | _TIMEOUTS | (_UNIX if kind == "unix" else _TCP) | (_TLS if tls else set[str]())
+    for name in names:
+        if name in allowed:
+            continue
+        if not re.search(rf"[?&]{re.escape(name)}(?:[=&]|$)", shown):
+            raise ConfigError("there is an unknown option")
+        raise ConfigError(f"there is no option {name!r}{' without TLS' if name in _TLS else ''}")

@@ -48,7 +48,11 @@ class Wakes:
         if not queues or timeout <= 0:
             await self._clock.wait(event, timeout)
             return
-        due = await asyncio.shield(self._looking(queues))  # the token of some work may have got lost
+        looking = self._looking(queues)  # the token of some work may have got lost
+        await asyncio.wait([looking])
+        if looking.cancelled():  # the broker was left
+            return
+        due = looking.result()
         if due is not None and due <= 0:
             return
         listener = self._listen(queues, event, due)
@@ -60,12 +64,12 @@ class Wakes:
             raise listener.error
 
     async def aclose(self) -> None:
-        """End every read."""
+        """End every read, and every look: whoever still waits may go."""
         listeners = list(self._listeners.values())
-        tasks = [listener.task for listener in listeners if listener.task is not None]
+        tasks = [*self._looks, *(listener.task for listener in listeners if listener.task is not None)]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, *self._looks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for listener in listeners:  # a task that had not begun has not done so itself
             listener.ring()
         self._listeners.clear()

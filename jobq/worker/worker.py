@@ -15,7 +15,7 @@ from jobq.client import Client
 from jobq.clock import SYSTEM_CLOCK, Clock
 from jobq.errors import BrokerUnavailable, ConfigError
 from jobq.model import Beat, Orders, Token, WorkerInfo
-from jobq.plugins import open_broker
+from jobq.plugins import broker_of
 from jobq.worker.deadlines import Deadlines
 from jobq.worker.doorbell import Doorbell
 from jobq.worker.execute import Executor
@@ -61,7 +61,7 @@ class Worker:
         self.app = app
         self._clock = clock or SYSTEM_CLOCK
         self._own = isinstance(broker, str)
-        self.broker = open_broker(broker, clock=clock) if isinstance(broker, str) else broker
+        self.broker = broker_of(broker, clock=clock)
         host = host_id()
         self.id = self.options.worker_id or new_worker_id(host)
         self.info = WorkerInfo(
@@ -148,7 +148,7 @@ class Worker:
     async def _open(self) -> None:
         if self._own:
             await self._connect()
-        client = await self._stack.enter_async_context(Client(self.broker, clock=self._clock))
+        client = self._client = await self._stack.enter_async_context(Client(self.broker, clock=self._clock))
         state: dict[str, Any] = {}
         if self.app.registry.lifespan is not None:
             state = await self._stack.enter_async_context(self.app.registry.lifespan()) or {}
@@ -285,6 +285,7 @@ class Worker:
         self._stopping.set()
         self._shutdown = Shutdown(self._slots, self._turner, self._clock, self._grace)
         self.wedged = await self._shutdown.run()
+        self._client.hurry(LAST_TURN)
         self._keeper.stop()
         await asyncio.gather(self._keeper.join(LAST_TURN), self._end_loops())
         await self._stack.aclose()

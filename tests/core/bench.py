@@ -59,6 +59,10 @@ class Faults:
         """The next calls of `verb` happen, and raise."""
         self._add(verb, times, before=False, error=OutcomeUnknown("injected: reply lost"))
 
+    def forget(self) -> None:
+        """The next calls go well."""
+        self._plan.clear()
+
     def _add(self, verb: str, times: int, *, before: bool, error: Exception) -> None:
         self._plan.setdefault(verb, deque()).extend([(before, error)] * times)
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from jobq import App, Client, Handler, Job, errors
+from jobq import App, Client, Handler, Job, SyncClient, errors
 from jobq.clock import SYSTEM_CLOCK
 from jobq.model import Fate
 from jobq.testing import ManualClock
@@ -163,10 +163,18 @@ async def test_a_payload_over_the_limit_is_refused_and_the_limit_can_be_moved(me
     assert len(state_of(memory).jobs) == 2
 
 
-@pytest.mark.parametrize("limit", [0, -1, 1 << 20])
-def test_a_limit_beyond_what_workers_read_is_an_error(limit: int) -> None:
-    with pytest.raises(errors.ConfigError, match=r"max_payload"):
-        Client("memory://", max_payload=limit)
+@pytest.mark.parametrize("limit", [0, -1, 1 << 20, 1.5, "5"])
+@pytest.mark.parametrize("kind", [Client, SyncClient])
+def test_a_limit_beyond_what_workers_read_is_an_error(kind: Any, limit: object) -> None:
+    with pytest.raises(errors.ConfigError, match=r"max_payload is .*; (it is a whole number|workers read)"):
+        kind("memory://", max_payload=limit)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "5", None, True])
+@pytest.mark.parametrize("kind", [Client, SyncClient, App().client])
+def test_a_timeout_that_is_no_time_is_an_error(kind: Any, timeout: object) -> None:
+    with pytest.raises(errors.ConfigError, match=r"timeout is .*; it is a number of seconds, above 0"):
+        kind("memory://", timeout=timeout)
 
 
 async def test_perform_many_keeps_to_the_clients_limit_too(memory: MemoryBroker) -> None:
@@ -432,6 +440,13 @@ def test_what_is_no_broker_is_an_error_when_the_client_is_made(broker: Any) -> N
         Client(broker)
 
 
+def test_a_url_as_bytes_is_not_shown() -> None:
+    url: Any = b"redis://me:hunter2@h"
+    with pytest.raises(errors.ConfigError) as caught:
+        Client(url)
+    assert "hunter2" not in str(caught.value)
+
+
 async def test_a_client_that_is_not_open_says_at_once_how_to_use_it() -> None:
     client = Client("memory://not-open")
     for _ in range(2):
@@ -554,6 +569,145 @@ async def test_if_middleware_refuses_some_of_many_the_error_lists_them(memory: M
     assert (caught.value.stored, caught.value.not_stored) == (("j0", "j2"), ("j1",))
     assert isinstance(caught.value.__cause__, PermissionError)
     assert set(state_of(memory).jobs) == {"j0", "j2"}
+
+
+async def test_of_many_jobs_those_that_middleware_kept_back_are_not_stored(memory: MemoryBroker) -> None:
+    app, _, work = middlewared()
+
+    @app.enqueue_middleware
+    async def choose(job: Job, call_next: Handler) -> object:
+        if job.id == "j1":
+            raise PermissionError("not you")
+        return await call_next(job) if job.id == "j2" else None
+
+    async with Client(memory) as client:
+        with pytest.raises(errors.NotAllStored) as caught:
+            await client.perform_many([work.options(id=f"j{n}").call(n) for n in range(3)])
+    exc = caught.value
+    assert (exc.stored, exc.not_stored, exc.unknown) == (("j2",), ("j0", "j1"), ())
+    assert set(state_of(memory).jobs) == {"j2"}
+
+
+@pytest.mark.parametrize("all_of_them", [False, True])
+async def test_of_many_jobs_those_that_were_stored_before_middleware_raised_are_stored(
+    memory: MemoryBroker, *, all_of_them: bool
+) -> None:
+    app, _, work = middlewared()
+
+    @app.enqueue_middleware
+    async def stumble(job: Job, call_next: Handler) -> object:
+        await call_next(job)
+        if all_of_them or job.id == "j1":
+            raise LookupError("too late")
+        return None
+
+    async with Client(memory) as client:
+        with pytest.raises(errors.NotAllStored) as caught:
+            await client.perform_many([work.options(id=f"j{n}").call(n) for n in range(3)])
+    assert (caught.value.stored, caught.value.not_stored) == (("j0", "j1", "j2"), ())
+    assert isinstance(caught.value.__cause__, LookupError)
+    assert set(state_of(memory).jobs) == {"j0", "j1", "j2"}
+
+
+async def test_whatever_middleware_makes_of_a_lost_reply_the_outcome_is_unknown(faulty: Faulty) -> None:
+    app, _, work = middlewared()
+
+    @app.enqueue_middleware
+    async def hide(job: Job, call_next: Handler) -> object:
+        try:
+            return await call_next(job)
+        except errors.OutcomeUnknown:
+            raise LookupError("something else") from None
+
+    faulty.faults.lose_reply("enqueue", 1000)
+    async with Client(faulty, timeout=0.05) as client:
+        with pytest.raises(errors.NotAllStored) as caught:
+            await client.perform_many([work.options(id=f"j{n}").call(n) for n in range(3)])
+    assert (caught.value.unknown, caught.value.not_stored) == (("j0", "j1", "j2"), ())
+
+
+async def test_if_middleware_does_not_wait_for_the_answer_the_outcome_is_unknown(faulty: Faulty) -> None:
+    app, _, work = middlewared()
+    gate = faulty.faults.gates["enqueue"] = asyncio.Event()
+
+    @app.enqueue_middleware
+    async def impatient(job: Job, call_next: Handler) -> object:
+        call = asyncio.ensure_future(call_next(job))
+        await until(lambda: faulty.faults.calls["enqueue"])
+        call.cancel()
+        raise LookupError("no time")
+
+    async with Client(faulty) as client:
+        with pytest.raises(errors.NotAllStored) as caught:
+            await client.perform_many([work.options(id=f"j{n}").call(n) for n in range(2)])
+        gate.set()
+    assert caught.value.unknown == ("j0", "j1")
+
+
+@pytest.mark.parametrize(("away", "found"), [(False, "stored"), (True, "unknown")])
+async def test_after_a_lost_reply_middleware_that_tries_again_makes_the_outcome_known_only_if_it_is_stored(
+    faulty: Faulty, clock: ManualClock, found: str, *, away: bool
+) -> None:
+    app, _, work = middlewared()
+
+    @app.enqueue_middleware
+    async def stubborn(job: Job, call_next: Handler) -> object:
+        with pytest.raises(errors.OutcomeUnknown):
+            await call_next(job)
+        faulty.faults.forget()
+        faulty.faults.down = away
+        await call_next(job)
+        raise LookupError("whatever it was")
+
+    faulty.faults.lose_reply("enqueue", 1000)
+    async with Client(faulty, timeout=10, clock=clock) as client:
+        call = asyncio.create_task(client.perform_many([work.options(id="j").call(1)]))
+        await clock.run(25)
+        with pytest.raises(errors.NotAllStored) as caught:
+            await call
+    assert getattr(caught.value, found) == ("j",)
+
+
+async def test_many_jobs_through_middleware_have_a_timeout_for_each_thousand(
+    memory: MemoryBroker, clock: ManualClock
+) -> None:
+    class Slow(Faulty):
+        async def enqueue(self, jobs: Any, stamp: Any) -> Any:
+            await clock.sleep(6)
+            return await super().enqueue(jobs, stamp)
+
+    app, _, work = middlewared()
+
+    @app.enqueue_middleware
+    async def note(job: Job, call_next: Handler) -> object:
+        return await call_next(job)
+
+    client = Client(Slow(memory), timeout=10, clock=clock)
+    call = asyncio.create_task(client.perform_many([work.call(n) for n in range(2500)]))
+    await clock.run(20)
+    assert [handle.fate for handle in await call] == [Fate.STORED] * 2500
+    await client.__aexit__(None, None, None)
+
+
+async def test_after_a_thousand_that_the_broker_did_not_store_middleware_sees_no_more(
+    faulty: Faulty, clock: ManualClock
+) -> None:
+    app, log, work = middlewared()
+
+    @app.enqueue_middleware
+    async def note(job: Job, call_next: Handler) -> object:
+        log.append(job.id)
+        return await call_next(job)
+
+    faulty.faults.down = True
+    client = Client(faulty, timeout=10, clock=clock)
+    call = asyncio.create_task(client.perform_many([work.options(id=f"j{n}").call(n) for n in range(2500)]))
+    await clock.run(11)
+    with pytest.raises(errors.NotAllStored) as caught:
+        await call
+    assert caught.value.not_stored == tuple(f"j{n}" for n in range(2500))
+    assert len(log) == 1000
+    await client.__aexit__(None, None, None)
 
 
 async def test_middleware_belongs_to_the_tasks_app(memory: MemoryBroker) -> None:

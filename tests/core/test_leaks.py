@@ -29,10 +29,10 @@ async def test_after_a_worker_ends_no_task_timer_or_thread_of_it_is_left() -> No
     @app.task
     def plain() -> None: ...
 
-    before = set(asyncio.all_tasks())
     async with MemoryBroker() as broker, Client(broker) as client:
+        await client.perform_in(1000, hang)
+        before = set(asyncio.all_tasks())  # with the client's own timer
         async with Worker(app, broker, grace=0):
-            await client.perform_in(1000, hang)
             await client.perform_many([hang.call(), plain.call()])
             await started.wait()
         assert set(asyncio.all_tasks()) == before

@@ -85,12 +85,32 @@ def test_an_unknown_broker_is_answered_with_those_there_are_and_the_nearest(give
 
 
 @pytest.mark.parametrize(
-    "url", ["redsi://me:hunter2@h/0", "me:hunter2@h", "redis:hunter2@h:6379", "redis:/x:hunter2@h"]
+    "url",
+    [
+        "redsi://me:hunter2@h/0",
+        "me:hunter2@h",
+        "redis:hunter2@h:6379",
+        "redis:/x:hunter2@h",
+        "localhost:6379?password=hunter2",
+        "redis:localhost?password=x@hunter2",
+        "me:x?hunter2@h",
+        "me:hunter2@h/jobs.db",
+    ],
 )
 def test_no_password_is_shown(url: str) -> None:
     with pytest.raises(errors.UnknownBroker) as caught:
         open_broker(url)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:hunter2[x@h/0", "redis://:x]hunter2@h", "redis://me:hunter2\u2100@h", "nosuch://[hunter2"]
+)
+def test_a_url_that_cannot_be_split_is_an_error_that_says_why_and_shows_no_password(url: str) -> None:
+    with pytest.raises(errors.ConfigError, match=r"'\[' and '\]' .*%5B and %5D") as caught:
+        open_broker(url)
+    assert "hunter2" not in str(caught.value)
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
 
 
 def test_a_driver_after_the_plus_is_the_broker_s_business() -> None:

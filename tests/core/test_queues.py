@@ -244,6 +244,12 @@ def test_a_worker_option_that_cannot_be_right_is_an_error(options: dict[str, Any
         Worker(App(), "memory://", **options)
 
 
+@pytest.mark.parametrize("broker", [None, 5, b"memory://", MemoryBroker])
+def test_what_is_no_broker_is_an_error_at_once(broker: Any) -> None:
+    with pytest.raises(errors.ConfigError, match=r"it is a URL, e.g. sqlite:///jobs.db, or a broker object"):
+        Worker(App(), broker)
+
+
 def test_an_unknown_worker_option_is_an_error_that_names_it() -> None:
     with pytest.raises(TypeError, match=r"thread_count"):
         Worker(App(), "memory://", thread_count=5)

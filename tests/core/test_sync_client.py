@@ -1,16 +1,20 @@
 """`SyncClient`: the same promises for code that is not async, from any number of threads."""
 
 import asyncio
+import gc
 import itertools
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobq import App, SyncClient, errors
+from jobq import App, Call, SyncClient, errors
 from jobq.model import Fate
 from jobq.worker import Worker
 from jobq_memory import MemoryBroker
@@ -51,6 +55,19 @@ def test_every_perform_blocks_until_it_is_stored(client: SyncClient, url: str) -
     assert set(jobs_at(url)) == {handle.id for handle in handles}
 
 
+def test_perform_many_goes_through_its_calls_in_the_callers_thread(client: SyncClient, url: str) -> None:
+    threads = set[threading.Thread]()
+
+    def calls() -> Iterator[Call[int]]:
+        for n in range(3):
+            threads.add(threading.current_thread())
+            yield add.call(n)
+
+    client.perform_many(calls())
+    assert threads == {threading.current_thread()}
+    assert len(jobs_at(url)) == 3
+
+
 def test_mistakes_are_the_callers_and_nothing_is_stored(client: SyncClient, url: str) -> None:
     perform: Any = client.perform_async
     with pytest.raises(TypeError, match=r"'b'|too many|'z'"):
@@ -60,6 +77,38 @@ def test_mistakes_are_the_callers_and_nothing_is_stored(client: SyncClient, url:
     with pytest.raises(ValueError, match=r"time zone"):
         client.perform_at(datetime(2127, 1, 1), add, 1)  # noqa: DTZ001
     assert jobs_at(url) == {}
+
+
+FORKS = """
+import os, signal, sys
+from jobq import App, SyncClient, errors
+signal.alarm(20)
+app = App()
+@app.task(name="t")
+def t() -> None: ...
+with SyncClient(sys.argv[1]) as client:
+    client.perform_async(t)
+    if pid := os.fork():
+        _, status = os.waitpid(pid, 0)
+        client.perform_async(t)
+        sys.exit(status)
+    try:
+        client.perform_async(t)
+    except errors.ConfigError as exc:
+        print(exc)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("broker", ["memory://", "sqlite:///jobs.db"])
+def test_after_a_fork_the_child_gets_a_clear_error_and_the_parent_goes_on(tmp_path: Path, broker: str) -> None:
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKS, broker]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        "this SyncClient was made before this process was forked; make a new one after forking\n",
+        "",
+    )
 
 
 def test_many_threads_share_one_client(client: SyncClient, url: str) -> None:
@@ -113,6 +162,21 @@ def test_closing_while_threads_enqueue_leaves_nobody_hanging(url: str) -> None:
         thread.join(timeout=5)
     assert not any(thread.is_alive() for thread in threads)
     assert all(isinstance(end, errors.JobqError) for end in ends), ends
+
+
+def test_closing_ends_what_a_silent_broker_has_not_answered(
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def silent(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(MemoryBroker, "enqueue", silent)
+    with SyncClient(url, timeout=0.05) as client, pytest.raises(errors.OutcomeUnknown):
+        client.perform_async(add, 1)
+    del client
+    gc.collect()
+    assert caplog.messages == []  # of a task that was not ended, asyncio would speak here
+    assert not [thread for thread in threading.enumerate() if thread.name == "jobq sync client"]
 
 
 async def test_it_works_beside_a_running_loop_and_a_worker_runs_its_jobs(url: str) -> None:

@@ -1,6 +1,9 @@
 """A cluster of three nodes: each namespace is in one slot, and any node says where that is."""
 
+import socket
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from redis.crc import key_slot
@@ -8,6 +11,8 @@ from redis.crc import key_slot
 from jobq.errors import BrokerRefused, BrokerUnavailable
 from jobq.model import Done
 from jobq_redis import RedisBroker
+from jobq_redis._lines import Route
+from jobq_redis._url import parse
 from tests.redis.cluster import Cluster, say, started
 from tests.redis.tools import WORKER, Tools, claim, drain, lease, put
 from tests.servers import free_port
@@ -55,6 +60,38 @@ async def test_a_silent_node_does_not_keep_us_from_the_others(cluster: Cluster, 
         assert await drain(broker) == ["a"]
     finally:
         cluster.servers[0].resume()
+
+
+def test_of_the_addresses_that_a_cluster_has_named_only_the_last_few_are_kept() -> None:
+    url = [("h", 1), ("i", 2)]
+    route = Route(parse("redis+cluster://h:1,i:2"))
+    for number in range(20):
+        route.moved("n", number)
+    assert route._addresses == [("n", 19), ("n", 18), ("n", 17), *url]
+    route.moved("i", 2)
+    assert route._addresses == [("i", 2), ("n", 19), ("n", 18), ("n", 17), ("h", 1)]
+    route.moved("", 18)  # the host that said so
+    assert route._addresses[0] == ("i", 18)
+    assert set(url) < set(route._addresses)
+
+
+async def test_however_many_addresses_are_silent_connecting_takes_its_time_and_no_more() -> None:
+    with ExitStack() as stack:
+        ports = list[int]()
+        for _ in range(13):
+            listening = stack.enter_context(
+                socket.create_server(("127.0.0.1", 0))
+            )  # the kernel accepts, nobody answers
+            ports.append(listening.getsockname()[1])
+        first, *others = ports
+        broker = RedisBroker(f"redis+cluster://127.0.0.1:{first}?socket_connect_timeout=0.5")
+        for port in others:
+            broker._route.moved("127.0.0.1", port)
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match="no answer in time"):
+            async with broker:
+                pass
+        assert time.monotonic() - began < 1.5
 
 
 async def test_a_namespace_whose_slot_moves_pauses_and_goes_on(cluster: Cluster, tools: Tools) -> None:

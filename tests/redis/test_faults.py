@@ -1,6 +1,7 @@
 """What goes wrong between the broker and its server."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import pytest
@@ -163,6 +164,26 @@ async def test_a_cancelled_wait_keeps_its_connection_for_the_next(start: Start, 
         task = asyncio.ensure_future(broker.wait(["default"], 30))
         await put(other, "a")
         await task
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_leaving_does_not_wait_for_a_silent_server_and_lets_go_who_waits(
+    start: Start, *, cancelled: bool
+) -> None:
+    server = start()
+    async with RedisBroker(server.url) as broker:
+        server.pause()
+        task = asyncio.ensure_future(broker.wait(["default"], 30))
+        async with asyncio.timeout(5):
+            while not broker._wakes._looks:
+                await asyncio.sleep(0)
+        if cancelled:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        began = time.monotonic()
+    assert time.monotonic() - began < 1
+    async with asyncio.timeout(1):
+        await asyncio.gather(task, return_exceptions=cancelled)
 
 
 async def test_a_token_that_nobody_waits_for_any_more_goes_to_another_sleeper(start: Start, tools: Tools) -> None:

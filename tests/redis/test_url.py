@@ -1,10 +1,17 @@
 """URLs: what may be in them, and what is said about those that are wrong."""
 
+import logging
+
 import pytest
 
-from jobq.errors import ConfigError
+from jobq import App
+from jobq.errors import BrokerUnavailable, ConfigError
+from jobq.plugins import open_broker
+from jobq.worker import banner
+from jobq.worker.settings import Settings
 from jobq_redis import RedisBroker
 from jobq_redis._url import mask, parse
+from tests.servers import free_port
 
 
 @pytest.mark.parametrize(
@@ -51,6 +58,7 @@ def test_everything_else_in_a_url() -> None:
         ("redis://h?namespace=", "a namespace has 1 to 64"),
         ("redis://h?namespace=a:b", "a namespace has 1 to 64"),
         (f"redis://h?namespace={'x' * 65}", "a namespace has 1 to 64"),
+        ("redis://h?decode_responses", "there is no option 'decode_responses'"),
         ("redis://h?decode_responses=true", "there is no option 'decode_responses'"),
         ("redis://h?ssl_cert_reqs=none", "there is no option 'ssl_cert_reqs' without TLS"),
         ("rediss://h?ssl_cert_reqs=perhaps", "ssl_cert_reqs is none, optional or required"),
@@ -99,6 +107,18 @@ def test_no_error_shows_a_password(url: str) -> None:
         ("redis://:p@h?namespace=x", "redis://:***@h?namespace=x"),
         ("unix:///s?db=1&password=p", "unix:///s?db=1&password=***"),
         ("redis+sentinel://h/m?sentinel_password=p&db=0", "redis+sentinel://h/m?sentinel_password=***&db=0"),
+        ("redis://h:1/0?password=p@ss&db=1", "redis://h:1/0?password=***&db=1"),
+        ("redis://[::1]:1,h/0?password=p@ss", "redis://[::1]:1,h/0?password=***"),
+        ("redis://u:p@h/0?PassWord=a/@b", "redis://u:***@h/0?PassWord=***"),
+        ("redis://h?client_name=a@b&ssl_ca_certs=/x/@y", "redis://h?client_name=a@b&ssl_ca_certs=/x/@y"),
+        ("unix:///run/@socket?db=1", "unix:///run/@socket?db=1"),
+        ("redis://h?socket_timout=1", "redis://h?socket_timout=***"),
+        ("redis://h?password=a&b=c&db=1", "redis://h?password=***&***&db=1"),
+        ("redis://u:p@s/s@h", "redis://***"),
+        ("redis://u:p?client_name=s@h", "redis://***"),
+        ("redis://:p?password=s@h", "redis://***"),
+        ("u:p@h", "***"),
+        ("u:p@h://x", "***"),
     ],
 )
 def test_masking(url: str, masked: str) -> None:
@@ -111,3 +131,79 @@ def test_a_broker_never_shows_its_password() -> None:
     assert "secret" not in repr(broker)
     assert "secret" not in repr(parse("redis://u:secret@h"))
     assert broker.twin().url == broker.url
+
+
+SECRETS = [
+    "redis://u:q7zx@localhost:{port}/0",
+    "redis://localhost:{port}/0?password=q7zx",
+    "redis://localhost:{port}/0?password=q7@zx",
+    "redis://localhost:{port}/0?password=q7@zx@w&db=1",
+    "redis://localhost:{port}/0?username=u&password=q7/zx&namespace=n",
+    "redis://u:q7zx@localhost:{port}/0?password=q7@zx",
+    "redis://localhost:{port}/0?passw%6Frd=q7@zx",
+    "rediss://localhost:{port}?ssl_password=q7@zx",
+    "unix:///no/such/socket?password=q7@zx",
+    "redis+cluster://localhost:{port},127.0.0.1:{port}?password=q7@zx",
+    "redis+sentinel://localhost:{port}/svc?sentinel_password=q7@zx",
+    "redis+sentinel://localhost:{port}/svc?sentinel_username=u&sentinel_password=q7@zx&password=q7@zx",
+]
+
+
+@pytest.mark.parametrize("url", SECRETS)
+async def test_no_secret_shows_in_a_broker_s_url_its_repr_the_banner_or_an_error(
+    url: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "jobq.worker")
+    url = url.format(port=free_port())
+    broker, target = RedisBroker(url), parse(url)
+    banner.show(Settings(app="m:app", broker=url, queues=("default",)), App(), broker.url, "asyncio")
+    with pytest.raises(BrokerUnavailable) as caught:
+        async with broker:
+            pass
+    shown = [broker.url, repr(broker), repr(target), str(caught.value), capsys.readouterr().err, caplog.text]
+    assert [text for text in shown if any(part in text for part in ("q7", "zx", "@w"))] == []
+    assert all("***" in text for text in (broker.url, repr(target), str(caught.value)))
+
+
+CUT = [
+    "redis://:q7/zx@host/0",
+    "redis://:q7?zx@host:1/0",
+    "redis://:q7?zx=w@host:1/0",
+    "redis://:q7#zx@host/0",
+    "redis://:q7[zx@host/0",
+    "redis://:q7]zx@host/0",
+    "redis://:q7\u2100zx@host/0",
+    "redis://u:98/zx@host",
+    "redis://u:98?zx@host/0",
+    "redis://u:q7@zx/zx@host/0",
+    "redis+sentinel://u:q7/zx@host/svc",
+    "redis+cluster://u:q7/zx@host,i",
+    "redis://h?Password=q7",
+    "redis://h?PASSWORD=q7@zx",
+    "redis://h?password=q7&ss=w",
+    "redis://h?passwd=q7@zx",
+    "redis://h/0?password=q7#zx",
+]
+
+
+@pytest.mark.parametrize("opener", [open_broker, RedisBroker])
+@pytest.mark.parametrize("url", CUT)
+def test_no_error_shows_a_part_of_a_secret(url: str, opener: type[RedisBroker]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        opener(url)
+    text = str(caught.value)
+    assert [part for part in ("q7", "zx", "98", "'ss'", "=w") if part in text] == []
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+
+
+@pytest.mark.parametrize("character", "#/?@[]")
+def test_what_a_password_needs_escaped_is_named(character: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RedisBroker(f"redis://:pa{character}ss@@h:x/0")
+    assert f"'{character}'" in str(caught.value)
+    assert f"%{ord(character):X}" in str(caught.value)
+
+
+def test_an_unknown_option_is_named_also_beside_a_login() -> None:
+    with pytest.raises(ConfigError, match="there is no option 'socket_timout'"):
+        RedisBroker("redis://u:secret@h?socket_timout=1")
