@@ -20,6 +20,12 @@ SELECT last + column1, CASE WHEN EXISTS (SELECT 1 FROM dead WHERE id = column2) 
 FROM (SELECT coalesce(max(n), 0) AS last FROM jobs) CROSS JOIN $ROWS WHERE column1 IS NOT NULL
 """
 """Fails for an id that is known already, be it that of a live or of a dead job."""
+_INSERT_ONE: Final = """
+INSERT INTO jobs (id, queue, priority, lane, pos, envelope)
+VALUES (CASE WHEN EXISTS (SELECT 1 FROM dead WHERE id = ?1) THEN NULL ELSE ?1 END, ?2, ?3, ?4,
+    (SELECT coalesce(max(n), 0) + 1 FROM jobs), ?5)
+"""
+"""The same for one job, which is what most enqueues store: it takes a quarter less time."""
 _LIVE: Final = """
 SELECT json_group_array(v.column1) FROM $ROWS AS v WHERE EXISTS (SELECT 1 FROM jobs WHERE id = v.column2)
 """
@@ -59,9 +65,12 @@ class Enqueue(Verb[Sequence[Answer]]):
             return False
         if len({verb.stamp.client for verb in calls}) < len(calls):
             return False  # one may repeat another
-        rows = [(n, *_what(job), envelope) for n, (job, envelope) in enumerate(jobs, 1)]
         try:
-            tx.do_rows(_INSERT_NEW, rows)
+            if len(jobs) == 1:
+                [(job, envelope)] = jobs
+                tx.do(_INSERT_ONE, *_what(job), envelope)
+            else:
+                tx.do_rows(_INSERT_NEW, [(n, *_what(job), envelope) for n, (job, envelope) in enumerate(jobs, 1)])
         except sqlite3.IntegrityError:
             return False
         for verb in calls:

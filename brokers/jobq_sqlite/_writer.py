@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from queue import Empty, SimpleQueue
@@ -204,21 +204,25 @@ class Writer:
         writing = [verb for verb in batch if not verb.glance(tx)]
         if not writing:
             return
-        kinds = {kind: [verb for verb in writing if type(verb) is kind] for kind in map(type, writing)}
-        if not (len(kinds) == 1 and self._storing(lambda: type(writing[0]).at_once(tx, writing))):
-            self._transact(db, kinds)
+        kind = type(writing[0])
+        alike = len(writing) == 1 or all(type(verb) is kind for verb in writing)
+        if not (alike and self._storing(lambda: kind.at_once(tx, writing))):
+            self._transact(db, writing)
         for verb in writing:
             verb.stored()
         self._dirty = self._unsynced = True
         self._commits += 1
 
-    def _transact(self, db: sqlite3.Connection, kinds: Mapping[type[AnyVerb], Sequence[AnyVerb]]) -> None:
+    def _transact(self, db: sqlite3.Connection, verbs: Sequence[AnyVerb]) -> None:
+        kinds: dict[type[AnyVerb], list[AnyVerb]] = {
+            kind: [verb for verb in verbs if type(verb) is kind] for kind in map(type, verbs)
+        }
         db.execute("BEGIN IMMEDIATE")
         try:
             tx = Tx(db, self._clock.time())
-            for kind, verbs in kinds.items():
-                if len(kinds) == 1 or not kind.at_once(tx, verbs):
-                    kind.run_all(tx, verbs)
+            for kind, alike in kinds.items():
+                if len(kinds) == 1 or not kind.at_once(tx, alike):
+                    kind.run_all(tx, alike)
             self._storing(lambda: db.execute("COMMIT"))
         finally:
             if db.in_transaction:
