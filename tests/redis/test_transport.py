@@ -1,5 +1,6 @@
 """TLS and Unix sockets."""
 
+import asyncio
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -58,3 +59,13 @@ async def test_tls(secure: Server, tools: Tools) -> None:
                 pass
         async with RedisBroker(f"{url}?ssl_cert_reqs=none&ssl_check_hostname=false"):
             pass
+
+
+async def test_a_wait_may_last_longer_than_the_reply_to_a_command_may(url: str, tools: Tools) -> None:
+    broker = await tools.broker(f"{url}&socket_timeout=0.5")
+    waiting = asyncio.ensure_future(broker.wait(["default"], 20))
+    await asyncio.wait([waiting], timeout=3)
+    assert not waiting.done()
+    await put(broker, "a")
+    await waiting
+    assert await drain(broker) == ["a"]
