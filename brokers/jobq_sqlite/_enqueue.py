@@ -36,6 +36,9 @@ INSERT INTO jobs (n, id, queue, priority, lane, pos, due, envelope) SELECT * FRO
 """
 
 
+_NONE: Final = frozenset[int]()
+
+
 class Enqueue(Verb[Sequence[Answer]]):
     """One call. Everything that can fail because of its jobs fails here, before it meets the calls of others."""
 
@@ -47,7 +50,7 @@ class Enqueue(Verb[Sequence[Answer]]):
         self.jobs = jobs
         self.stamp = stamp
         self.envelopes = [encode_job(job) for job in jobs]
-        self.duplicates = frozenset[int]()
+        self.duplicates = _NONE
         """The indexes of jobs that are not stored."""
         self._stamps = stamps
 
@@ -60,21 +63,31 @@ class Enqueue(Verb[Sequence[Answer]]):
     @classmethod
     def at_once(cls, tx: Tx, verbs: Sequence[Verb[Any]]) -> bool:
         calls = [verb for verb in verbs if isinstance(verb, Enqueue)]
+        if len(calls) == 1 and len(calls[0].jobs) == 1:
+            return calls[0].store_one(tx)
         jobs = [(job, envelope) for verb in calls for job, envelope in zip(verb.jobs, verb.envelopes, strict=True)]
         if len(jobs) > MOST_ROWS or any(_is_scheduled(job) for job, _ in jobs):
             return False
         if len({verb.stamp.client for verb in calls}) < len(calls):
             return False  # one may repeat another
         try:
-            if len(jobs) == 1:
-                [(job, envelope)] = jobs
-                tx.do(_INSERT_ONE, *_what(job), envelope)
-            else:
-                tx.do_rows(_INSERT_NEW, [(n, *_what(job), envelope) for n, (job, envelope) in enumerate(jobs, 1)])
+            tx.do_rows(_INSERT_NEW, [(n, *_what(job), envelope) for n, (job, envelope) in enumerate(jobs, 1)])
         except sqlite3.IntegrityError:
             return False
         for verb in calls:
-            verb.reply(frozenset())
+            verb.reply(_NONE)
+        return True
+
+    def store_one(self, tx: Tx) -> bool:
+        """What `at_once` does, for the only job of the only call."""
+        job = self.jobs[0]
+        if _is_scheduled(job):
+            return False
+        try:
+            tx.db.execute(_INSERT_ONE, (*_what(job), self.envelopes[0]))
+        except sqlite3.IntegrityError:
+            return False
+        self.reply(_NONE)
         return True
 
     @classmethod
@@ -108,6 +121,9 @@ class Enqueue(Verb[Sequence[Answer]]):
     def reply(self, duplicates: frozenset[int]) -> None:
         """Set the answer."""
         self.duplicates = duplicates
+        if not duplicates:
+            self.answer = [Answer(job.id) for job in self.jobs]
+            return
         self.answer = [
             Answer(job.id, Fate.DUPLICATE) if index in duplicates else Answer(job.id)
             for index, job in enumerate(self.jobs)

@@ -19,8 +19,8 @@ class Log:
     """The log of a database, for as long as a connection keeps it in its place."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._fd = os.open(f"{path}-wal", os.O_RDWR | os.O_CLOEXEC)
+        self.path = f"{path}-wal"
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         self._torn = False
         _sync_directory(path.parent)  # that has the names of the files
 
@@ -43,7 +43,7 @@ class Log:
             _sync(self._fd)
         except (OSError, sqlite3.Error) as exc:
             self._torn = True
-            raise OutcomeUnknown(f"{self._path}: the disk failed while storing ({exc})") from exc
+            raise OutcomeUnknown(f"{self.path}: the disk failed while storing ({exc})") from exc
 
     def close(self) -> None:
         """Leave the file to the others."""

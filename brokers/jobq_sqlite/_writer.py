@@ -160,10 +160,10 @@ class Writer:
     def _finish(self, db: sqlite3.Connection, batch: Sequence[AnyVerb]) -> None:
         """Answer the calls, as soon as they are on the disk or, if that can wait, before."""
         stored = [verb for verb in batch if verb.failure is None]
+        durable = [verb for verb in stored if verb.durable]
         if any(verb.wakes for verb in stored):
             self.sleepers.wake()  # before the callers know, who may go to sleep themselves
-            ring(f"{self.place.path}-wal")
-        durable = [verb for verb in stored if verb.durable]
+            ring(self._log.path)
         if durable:
             self._sync(db, durable)
             self._servant.post(_answer, batch)
