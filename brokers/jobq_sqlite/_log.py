@@ -4,6 +4,7 @@ SQLite would do that inside each commit, while all other writers have to wait; s
 it does it after the commit.
 """
 
+import logging
 import os
 import sqlite3
 import sys
@@ -12,6 +13,7 @@ from typing import Final
 
 from jobq.errors import OutcomeUnknown
 
+_log = logging.getLogger("jobq.sqlite")
 _sync: Final = os.fdatasync if sys.platform == "linux" else os.fsync
 
 
@@ -39,9 +41,11 @@ class Log:
                 (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 if busy:
                     raise OSError("others still read the log")  # noqa: TRY301
-                self._torn = False
             _sync(self._fd)
+            self._torn = False
         except (OSError, sqlite3.Error) as exc:
+            if not self._torn:  # a worker, whose answers do not wait for this, has no other way to say so
+                _log.error("the disk failed to store %s (%s); nothing counts as stored until it can", self.path, exc)
             self._torn = True
             raise OutcomeUnknown(f"{self.path}: the disk failed while storing ({exc})") from exc
 

@@ -93,6 +93,16 @@ async def test_a_worker_sees_a_job_while_its_client_waits_for_the_disk(tmp_path:
         await enqueue
 
 
+async def test_a_disk_that_fails_behind_a_worker_s_turn_is_named_once_in_the_log(
+    tmp_path: Path, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with SqliteBroker(url_of(tmp_path / "jobs.db")) as broker:
+        disk.fails = True
+        for _ in range(3):
+            await broker.heartbeat(WORKER, (), 60)
+    assert [record.getMessage().count("the disk failed to store") for record in caplog.records] == [1]
+
+
 async def test_when_the_disk_fails_the_outcome_is_unknown_and_a_repeat_stores_once(tmp_path: Path, disk: Disk) -> None:
     async with SqliteBroker(url_of(tmp_path / "jobs.db")) as broker:
         name = stamp()
