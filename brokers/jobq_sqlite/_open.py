@@ -1,6 +1,7 @@
 """Opening the file: created for this user only, checked, and its schema made by whoever comes first."""
 
 import logging
+import math
 import os
 import sqlite3
 import stat
@@ -63,8 +64,8 @@ def connect(place: Place, script: str = "") -> sqlite3.Connection:
     return db
 
 
-def patiently(attempt: Callable[[], None], timeout: float) -> None:
-    """Repeat `attempt` while others hold a lock, for `timeout` seconds.
+def patiently(attempt: Callable[[], None], timeout: float, latest: Callable[[], float] = lambda: math.inf) -> None:
+    """Repeat `attempt` while others hold a lock, for `timeout` seconds, but not after the monotonic time `latest()`.
 
     SQLite's own waiting backs off to 100 ms, so that one busy writer can starve all others for seconds.
     """
@@ -73,7 +74,7 @@ def patiently(attempt: Callable[[], None], timeout: float) -> None:
         try:
             return attempt()
         except sqlite3.OperationalError as exc:
-            if not is_busy(exc) or time.monotonic() >= end:
+            if not is_busy(exc) or time.monotonic() >= min(end, latest()):
                 raise
         time.sleep(_RETRY)
 

@@ -1,8 +1,10 @@
 """The thread that owns a connection and puts the calls that are waiting into one transaction."""
 
 import asyncio
+import math
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -31,6 +33,8 @@ _MOST_COMMITS: Final = 100
 """After so many, the log is copied into the database in a quiet moment, before SQLite does it within a call."""
 _QUIET: Final = 0.002
 _IDLE: Final = 1.0
+_LAST: Final = 1.0
+"""Seconds that a writer which is closed still waits for the locks of others: a worker has two for its whole end."""
 
 
 AnyVerb = Verb[Any]
@@ -49,6 +53,7 @@ class Writer:
         self._calls = SimpleQueue[AnyVerb | None]()
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._closing = False
+        self._latest = math.inf
         self._dirty = False
         self._commits = 0
         self._unsynced = False
@@ -74,10 +79,11 @@ class Writer:
         return verb.answer
 
     async def close(self) -> None:
-        """Finish what was called, and end the thread."""
+        """Finish what was called, if others let us within a second, and end the thread."""
         if self._closing or os.getpid() != self._pid:
             return
         self._closing = True
+        self._latest = time.monotonic() + _LAST
         self._calls.put(None)
         await self._servant.ended()
 
@@ -182,7 +188,7 @@ class Writer:
 
     def _serve(self, db: sqlite3.Connection, batch: Sequence[AnyVerb]) -> None:
         try:
-            patiently(lambda: self._attempt(db, batch), self.place.timeout)
+            patiently(lambda: self._attempt(db, batch), self.place.timeout, lambda: self._latest)
         except Exception as exc:  # noqa: BLE001 - the callers' business
             everybody = isinstance(exc, OutcomeUnknown) or (isinstance(exc, sqlite3.Error) and is_busy(exc))
             if everybody or len(batch) == 1:

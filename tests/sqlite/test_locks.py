@@ -45,6 +45,20 @@ async def test_a_foreign_writer_that_stays_is_an_error_in_the_end(tmp_path: Path
         await put(broker, "a")
 
 
+async def test_leaving_does_not_wait_long_for_the_lock_of_somebody_else(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    with raw(path) as db:
+        async with SqliteBroker(url_of(path, "?timeout=60")) as broker:
+            db.execute("BEGIN IMMEDIATE")
+            calls = [asyncio.ensure_future(put(broker, name)) for name in "ab"]
+            await asyncio.wait(calls, timeout=0.1)
+            leaving = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - leaving < 1.9
+        db.execute("COMMIT")
+    for result in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(result, BrokerUnavailable)
+
+
 async def test_a_turn_that_is_stored_and_then_cannot_be_read_is_not_stored_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
