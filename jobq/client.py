@@ -16,7 +16,7 @@ from jobq._signature import MAX_PAYLOAD
 from jobq.broker import Broker
 from jobq.clock import SYSTEM_CLOCK, Clock
 from jobq.codec import MAX_ENVELOPE
-from jobq.errors import BrokerError, ConfigError, JobqError, NotAllStored, NotATask, OutcomeUnknown
+from jobq.errors import BrokerError, BrokerUnavailable, ConfigError, JobqError, NotAllStored, NotATask, OutcomeUnknown
 from jobq.middleware import chain
 from jobq.model import MAX_CHUNK, Answer, Fate, Job
 from jobq.plugins import broker_of
@@ -73,13 +73,20 @@ class Client:
         self._open = not self._own
         self._broker = broker_of(broker, clock=clock)
         self._clock = clock or SYSTEM_CLOCK
+        self._timeout = timeout
         self._max_payload = max_payload
         self._outbox = Outbox(self._broker, self._clock, timeout)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         if self._own:
-            await self._stack.enter_async_context(self._broker)
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await self._stack.enter_async_context(self._broker)
+            except TimeoutError:
+                raise BrokerUnavailable(
+                    f"{self._broker.url} has not answered within {self._timeout:g} s. Is it running, or overloaded?"
+                ) from None
             self._open = True
         return self
 

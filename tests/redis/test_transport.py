@@ -3,10 +3,11 @@
 import asyncio
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from jobq import Client
 from jobq.errors import BrokerUnavailable
 from jobq_redis import RedisBroker
 from tests.redis.tools import Tools, drain, put
@@ -69,3 +70,19 @@ async def test_a_wait_may_last_longer_than_the_reply_to_a_command_may(url: str, 
     await put(broker, "a")
     await waiting
     assert await drain(broker) == ["a"]
+
+
+@pytest.fixture
+def silenced(start: Start) -> Iterator[Client]:
+    """A client, not entered, of a server that accepts connections and says nothing."""
+    server = start()
+    server.pause()
+    yield Client(f"redis://127.0.0.1:{server.port}/0", timeout=0.3)
+    server.resume()
+
+
+async def test_a_client_of_a_silent_server_gives_up_within_its_timeout(silenced: Client) -> None:
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(BrokerUnavailable, match=r"/0 has not answered within 0.3 s. Is it running"):
+        await silenced.__aenter__()
+    assert asyncio.get_running_loop().time() - began < 2
