@@ -211,6 +211,10 @@ class Outbox:
                 if unknown is None:
                     self._trouble = exc
                     raise
+            except JobqError as exc:
+                if unknown is not None:  # this one was refused; of the one before, nobody knows
+                    raise unknown from exc
+                raise
             await self._rest()
         raise unknown
 

@@ -54,7 +54,8 @@ class Client:
     `Client("redis://…")` opens and closes its own connections. `Client(broker)` borrows a broker that the caller has
     entered. Used as an async context manager on one event loop, by any number of tasks; concurrent calls share round
     trips. `timeout` (seconds) is how long one enqueue keeps trying while the broker is away or silent: it raises when
-    they are over, neither earlier nor later. `max_payload` (bytes) is the limit for the encoded arguments of one job.
+    they are over, neither earlier nor later. Entering takes no longer either. `max_payload` (bytes) is the limit for
+    the encoded arguments of one job.
     """
 
     def __init__(
@@ -84,9 +85,8 @@ class Client:
                 async with asyncio.timeout(self._timeout):
                     await self._stack.enter_async_context(self._broker)
             except TimeoutError:
-                raise BrokerUnavailable(
-                    f"{self._broker.url} has not answered within {self._timeout:g} s. Is it running, or overloaded?"
-                ) from None
+                what = f"{self._broker.url} could not be opened within {self._timeout:g} s"
+                raise BrokerUnavailable(f"{what}: it is away, overloaded, or locked") from None
             self._open = True
         return self
 

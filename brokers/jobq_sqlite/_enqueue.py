@@ -35,7 +35,6 @@ _INSERT: Final = """
 INSERT INTO jobs (n, id, queue, priority, lane, pos, due, envelope) SELECT * FROM $ROWS WHERE column1 IS NOT NULL
 """
 
-
 _NONE: Final = frozenset[int]()
 
 
@@ -84,7 +83,7 @@ class Enqueue(Verb[Sequence[Answer]]):
         if _is_scheduled(job):
             return False
         try:
-            tx.db.execute(_INSERT_ONE, (*_what(job), self.envelopes[0]))
+            tx.do(_INSERT_ONE, *_what(job), self.envelopes[0])
         except sqlite3.IntegrityError:
             return False
         self.reply(_NONE)

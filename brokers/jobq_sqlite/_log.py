@@ -23,8 +23,9 @@ class Log:
     def __init__(self, path: Path) -> None:
         self.path = f"{path}-wal"
         self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        self._directory: Path | None = path.parent
+        """Until it has been brought to the disk: it has the name of the log."""
         self._torn = False
-        _sync_directory(path.parent)  # that has the names of the files
 
     def size(self) -> int:
         """In bytes."""
@@ -37,10 +38,11 @@ class Log:
         would be lost with it. So nothing counts as being on the disk until the log is no longer needed.
         """
         try:
+            if self._directory is not None:
+                _sync_directory(self._directory)
+                self._directory = None
             if self._torn:
-                (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                if busy:
-                    raise OSError("others still read the log")  # noqa: TRY301
+                _do_without(db)
             _sync(self._fd)
             self._torn = False
         except (OSError, sqlite3.Error) as exc:
@@ -52,6 +54,12 @@ class Log:
     def close(self) -> None:
         """Leave the file to the others."""
         os.close(self._fd)
+
+
+def _do_without(db: sqlite3.Connection) -> None:
+    (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        raise OSError("others still read the log")
 
 
 def _sync_directory(path: Path) -> None:

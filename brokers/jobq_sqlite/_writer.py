@@ -210,13 +210,13 @@ class Writer:
         writing = [verb for verb in batch if not verb.glance(tx)]
         if not writing:
             return
+        self._dirty = self._unsynced = True
         kind = type(writing[0])
         alike = len(writing) == 1 or all(type(verb) is kind for verb in writing)
         if not (alike and self._storing(lambda: kind.at_once(tx, writing))):
             self._transact(db, writing)
         for verb in writing:
             verb.stored()
-        self._dirty = self._unsynced = True
         self._commits += 1
 
     def _transact(self, db: sqlite3.Connection, verbs: Sequence[AnyVerb]) -> None:

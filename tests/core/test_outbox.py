@@ -215,6 +215,27 @@ async def test_after_a_lost_reply_nothing_makes_the_outcome_known_but_an_answer(
     assert len(set(faulty.faults.stamps)) == 1
 
 
+async def test_a_refusal_after_a_lost_reply_leaves_the_outcome_unknown_and_nobody_is_sent_anew(
+    memory: MemoryBroker, clock: ManualClock
+) -> None:
+    class Barred(Faulty):
+        async def enqueue(self, jobs: Any, stamp: Any) -> Any:
+            if self.faults.calls["enqueue"]:
+                self.faults.stamps.append(stamp)
+                raise errors.BrokerRefused("the password was changed")
+            return await super().enqueue(jobs, stamp)
+
+    barred = Barred(memory)
+    barred.faults.lose_reply("enqueue")
+    client = Client(barred, timeout=TIMEOUT, clock=clock)
+    calls = [call(client, "a"), call(client, "b")]
+    await clock.run(1)
+    assert [is_unknown(each) for each in calls] == [True, True]
+    assert stored(memory) == {"a", "b"}
+    assert len(set(barred.faults.stamps)) == 1
+    await client.__aexit__(None, None, None)
+
+
 async def test_a_call_that_is_to_be_tried_alone_fails_in_time_and_is_not_stored(
     memory: MemoryBroker, clock: ManualClock
 ) -> None:

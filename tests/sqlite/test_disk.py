@@ -11,6 +11,7 @@ from jobq.errors import OutcomeUnknown
 from jobq.model import Claim
 from jobq_sqlite import SqliteBroker
 from jobq_sqlite import _log as log
+from tests.core.bench import until
 from tests.sqlite.tools import WORKER, claim, done, fetch, job, put, raw, stamp, turn, url_of
 
 
@@ -40,9 +41,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 
 async def synced(disk: Disk, count: int) -> None:
-    async with asyncio.timeout(5):
-        while disk.synced < count:
-            await asyncio.sleep(0.001)
+    await until(lambda: disk.synced >= count)
 
 
 async def test_an_enqueue_is_answered_when_it_is_on_the_disk(tmp_path: Path, disk: Disk) -> None:
@@ -141,6 +140,4 @@ async def test_a_log_that_has_grown_is_copied_in_a_quiet_moment(tmp_path: Path) 
             await put(broker, str(number))
         log_size = path.with_name("jobs.db-wal").stat().st_size
         assert log_size < 1000 * 4096, "SQLite would have copied it by itself"
-        async with asyncio.timeout(5):
-            while path.stat().st_size <= empty:
-                await asyncio.sleep(0.01)
+        await until(lambda: path.stat().st_size > empty)
