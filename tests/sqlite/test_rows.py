@@ -1,8 +1,10 @@
 """Rows that nobody of us has written, odd names, and what a claim costs."""
 
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -231,3 +233,10 @@ def test_a_turn_costs_the_same_whatever_waits(tmp_path: Path, take: Callable[[Tx
     db.close()
     assert few > 0
     assert many <= few * 1.05
+
+
+@pytest.mark.parametrize("module", [_enqueue, _found, _lease, _turn, _watch], ids=lambda module: module.__name__)
+def test_no_statement_has_numbered_parameters_of_which_some_pythons_warn(module: ModuleType) -> None:
+    statements = [value for value in vars(module).values() if isinstance(value, str)]
+    assert statements
+    assert [text for text in statements if re.search(r"\?\d", text)] == []
