@@ -23,7 +23,7 @@ def importable(package: str) -> bool:
     return True
 
 
-OURS = ["jobq", *(name for name in ("jobq_memory", "jobq_sqlite", "jobq_redis") if importable(name))]
+OURS = ["jobq", *(name for name in ("jobq_memory", "jobq_sqlite", "jobq_redis", "jobq_rmq") if importable(name))]
 
 pytest.register_assert_rewrite("tests.machine", "tests.model")
 

@@ -1,0 +1,185 @@
+"""Receiving jobs: a receiver for each queue and band, and what has arrived and was not claimed yet."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from aiormq import Connection
+
+from jobq.model import DEFAULT_PRIORITY, SUSPECT_AFTER
+from jobq_rmq._declare import BROKEN, open_channel
+from jobq_rmq._errors import undeclared
+from jobq_rmq._link import Link
+from jobq_rmq._receiver import Arrival, Receiver
+from jobq_rmq._topology import BANDS, Band, Topology
+from jobq_rmq._url import Target
+
+_PRIORITY: Final[dict[Band, int]] = {
+    "high": DEFAULT_PRIORITY + 1,
+    "normal": DEFAULT_PRIORITY,
+    "low": DEFAULT_PRIORITY - 1,
+}
+
+
+def _no_arrivals() -> deque[Arrival]:
+    return deque()
+
+
+def _empty_bands() -> dict[Band, deque[Arrival]]:
+    return {band: deque() for band in BANDS}
+
+
+@dataclass(slots=True)
+class _Inbox:
+    """What has arrived from one queue of jobs, the first band first."""
+
+    bands: dict[Band, deque[Arrival]] = field(default_factory=_empty_bands)
+    suspects: deque[Arrival] = field(default_factory=_no_arrivals)
+
+    def add(self, arrival: Arrival, band: Band) -> None:
+        is_suspect = len(arrival.stored.crashes) >= SUSPECT_AFTER
+        (self.suspects if is_suspect else self.bands[band]).append(arrival)
+
+    def pop(self) -> Arrival | None:
+        return next((waiting.popleft() for waiting in self.bands.values() if waiting), None)
+
+    def all(self) -> list[Arrival]:
+        return [arrival for waiting in (*self.bands.values(), self.suspects) for arrival in waiting]
+
+
+class Consumers:
+    """The consuming connection. Lives on one event loop.
+
+    `known` is asked about every message: True if it is none to be claimed. `on_down` is called when the connection is
+    lost, and with it the right to settle what came through it.
+    """
+
+    def __init__(
+        self, target: Target, topology: Topology, known: Callable[[Arrival], bool], on_down: Callable[[], None]
+    ) -> None:
+        self._target = target
+        self._topology = topology
+        self._known = known
+        self._lost = on_down
+        self._link = Link(target, "consuming", self._consume_again, self._on_down)
+        self._inboxes: dict[str, _Inbox] = {}
+        self._receivers: dict[tuple[str, Band], Receiver] = {}
+        self._retired: list[Receiver] = []
+        """They receive nothing any more; what came from them can still be settled."""
+        self._sleepers = set[asyncio.Event]()
+        self._starting = asyncio.Lock()
+        self._strays = set[asyncio.Task[None]]()
+        self._prefetch = 0
+
+    async def open(self) -> None:
+        """Connect. Raises `BrokerUnavailable` or `BrokerRefused`."""
+        await self._link.open()
+
+    async def close(self) -> None:
+        """End the connection: the server takes back what was not settled."""
+        await self._link.close()
+
+    def check(self) -> None:
+        """Raise `BrokerUnavailable` if the connection is lost."""
+        _ = self._link.now
+
+    async def consume(self, queues: Sequence[str], prefetch: int) -> None:
+        """Have jobs of these queues delivered, at most `prefetch` unsettled ones for each queue and band."""
+        if self._inboxes.keys() >= set(queues):
+            return
+        async with self._starting:
+            self._prefetch = prefetch
+            for queue in queues:
+                if queue not in self._inboxes:
+                    await self._start(self._link.now, queue)
+
+    async def stop(self) -> list[Arrival]:
+        """Have no more jobs delivered. Returns those that were not claimed, which are to be given back."""
+        async with self._starting:
+            inboxes, self._inboxes = self._inboxes, {}
+            receivers, self._receivers = self._receivers, {}
+            for receiver in receivers.values():
+                await receiver.stop()
+            self._retired += receivers.values()
+            return [arrival for inbox in inboxes.values() for arrival in inbox.all()]
+
+    def take(self, queue: str) -> Arrival | None:
+        """The next job of a queue, if one has arrived."""
+        inbox = self._inboxes.get(queue)
+        return None if inbox is None else inbox.pop()
+
+    def take_suspect(self, queue: str) -> Arrival | None:
+        """The next suspect of a queue, if one has arrived."""
+        inbox = self._inboxes.get(queue)
+        return inbox.suspects.popleft() if inbox is not None and inbox.suspects else None
+
+    async def fence(self, queues: Sequence[str]) -> None:
+        """Return when all has arrived that was in these queues before, as far as the prefetch allows.
+
+        What a server answers on a channel comes after what it has delivered there before.
+        """
+        wanted = [(key, receiver) for key, receiver in self._receivers.items() if key[0] in queues]
+        await asyncio.gather(*(receiver.fence(self._topology.ready(*key)) for key, receiver in wanted))
+
+    async def flush(self) -> None:
+        """Send the acknowledgements."""
+        for receiver in (*self._receivers.values(), *self._retired):
+            await receiver.flush()
+
+    async def wait(self, queues: Sequence[str], seconds: float) -> None:
+        """Return when a job has arrived, or after `seconds`."""
+        sleeper = asyncio.Event()
+        self._sleepers.add(sleeper)
+        try:
+            if not self._has_any(queues):
+                async with asyncio.timeout(seconds):
+                    await sleeper.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._sleepers.discard(sleeper)
+
+    def _has_any(self, queues: Iterable[str]) -> bool:
+        return any(self._inboxes[queue].all() for queue in queues if queue in self._inboxes)
+
+    async def _start(self, connection: Connection, queue: str) -> None:
+        self._inboxes[queue] = _Inbox()  # first, for jobs arrive before the server has answered
+        try:
+            for band in BANDS:
+                channel = await open_channel(connection)
+                receiver = Receiver(channel, queue, _PRIORITY[band], self._arrive(queue, band))
+                self._receivers[queue, band] = receiver
+                await receiver.start(self._topology.ready(queue, band), self._prefetch)
+        except BROKEN as exc:
+            self._inboxes.pop(queue, None)
+            raise undeclared(exc, self._target.masked) from exc
+
+    def _arrive(self, queue: str, band: Band) -> Callable[[Arrival], None]:
+        def arrive(arrival: Arrival) -> None:
+            if self._known(arrival):
+                return
+            inbox = self._inboxes.get(queue)
+            if inbox is None:  # it was on its way when `stop` was called
+                self._strays.add(task := asyncio.create_task(arrival.receiver.nack([arrival])))
+                task.add_done_callback(self._strays.discard)
+                return
+            inbox.add(arrival, band)
+            for sleeper in self._sleepers:
+                sleeper.set()
+
+        return arrive
+
+    async def _consume_again(self, connection: Connection) -> None:
+        for queue in tuple(self._inboxes):
+            await self._start(connection, queue)
+
+    def _on_down(self) -> None:
+        self._receivers.clear()
+        self._retired.clear()
+        for queue in self._inboxes:
+            self._inboxes[queue] = _Inbox()
+        self._lost()
+        for sleeper in self._sleepers:
+            sleeper.set()

@@ -1,0 +1,143 @@
+"""A connection that is kept: made, watched, and made again."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, cast
+
+import aiormq
+from aiormq import Connection
+from aiormq.exceptions import AMQPError
+
+from jobq.errors import BrokerError, BrokerUnavailable
+from jobq_rmq._errors import unreachable
+from jobq_rmq._url import Target
+
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 30.0
+_GOODBYE: Final = 1.0
+
+log = logging.getLogger("jobq.rmq")
+
+
+class Link:
+    """One connection to whichever of the servers answers. `on_up` prepares a new one before anybody else uses it."""
+
+    def __init__(
+        self,
+        target: Target,
+        name: str,
+        on_up: Callable[[Connection], Awaitable[None]],
+        on_down: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._target = target
+        self._name = name
+        self._on_up = on_up
+        self._on_down = on_down
+        self._connection: Connection | None = None
+        self._changed = asyncio.Event()
+        self._error: BrokerError | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Connect. Raises `BrokerUnavailable` or `BrokerRefused` if that does not work at once."""
+        connection = await self._connect()
+        self._task = asyncio.create_task(self._keep(connection), name=f"jobq rmq {self._name}")
+
+    async def get(self) -> Connection:
+        """The connection, as soon as there is one. Raises `BrokerUnavailable` after the timeout."""
+        try:
+            async with asyncio.timeout(self._target.timeout):
+                while self._connection is None:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise self._error or BrokerUnavailable(f"RabbitMQ at {self._target.masked} has not answered") from None
+        return self._connection
+
+    @property
+    def now(self) -> Connection:
+        """The connection. Raises `BrokerUnavailable` if there is none at the moment."""
+        if self._connection is None:
+            raise self._error or BrokerUnavailable(f"the connection to RabbitMQ at {self._target.masked} was lost")
+        return self._connection
+
+    async def close(self) -> None:
+        """End it; a server that does not answer is not waited for."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._connection is not None:
+            await _close(self._connection)
+            self._connection = None
+
+    async def _keep(self, connection: Connection) -> None:
+        while True:
+            self._set(connection)
+            await _closed(connection)
+            self._set(None)
+            log.warning("the %s connection to %s was lost", self._name, self._target.masked)
+            self._on_down()
+            connection = await self._reconnect()
+
+    def _set(self, connection: Connection | None) -> None:
+        self._connection = connection
+        self._changed.set()
+
+    async def _reconnect(self) -> Connection:
+        pause = _FIRST_PAUSE
+        while True:
+            await asyncio.sleep(random.uniform(0, pause))
+            try:
+                connection = await self._connect()
+            except BrokerError as exc:
+                if str(exc) != str(self._error):
+                    log.warning("%s; trying again", exc)
+                self._error = exc
+                pause = min(pause * 2, _LONGEST_PAUSE)
+            else:
+                self._error = None
+                log.info("the %s connection to %s is there again", self._name, self._target.masked)
+                return connection
+
+    async def _connect(self) -> Connection:
+        """To the first address that answers, in random order, so that servers share their clients."""
+        error: BrokerError | None = None
+        for address in _shuffled(self._target.addresses):
+            try:
+                return await self._connect_to(address)
+            except BrokerError as exc:
+                error = exc
+        assert error is not None
+        raise error
+
+    async def _connect_to(self, address: str) -> Connection:
+        connection: Connection | None = None
+        try:
+            async with asyncio.timeout(self._target.timeout):
+                connection = await aiormq.connect(address, client_properties={"connection_name": f"jobq {self._name}"})
+            await self._on_up(connection)
+        except (AMQPError, OSError, TimeoutError, RuntimeError) as exc:
+            if connection is not None:
+                await _close(connection)
+            raise unreachable(exc, self._target.masked) from exc
+        except BaseException:
+            if connection is not None:
+                await _close(connection)
+            raise
+        return connection
+
+
+def _shuffled(addresses: Sequence[str]) -> Sequence[str]:
+    return random.sample(addresses, len(addresses))
+
+
+async def _closed(connection: Connection) -> None:
+    await asyncio.wait([cast("Any", connection).closing])
+
+
+async def _close(connection: Connection) -> None:
+    with suppress(Exception):
+        await connection.close(timeout=_GOODBYE)

@@ -1,0 +1,159 @@
+"""Jobs as messages: the envelope is the body, and what changes from run to run is in the headers.
+
+The headers of every message are made anew: `x-death`, copied from a delivery, would have the server drop a job that
+passes a queue for the second time.
+"""
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+from uuid import uuid4
+
+from aiormq.abc import DeliveredMessage
+from pamqp.commands import Basic
+
+from jobq.codec import decode_crashes, decode_delivery, encode_crashes, encode_job, encode_trail
+from jobq.errors import DecodeError
+from jobq.model import Crash, Delivery, Job, Trail
+from jobq_rmq import _delay
+from jobq_rmq._topology import Topology, band_of
+
+_ID: Final = "jobq-id"
+_QUEUE: Final = "jobq-queue"
+_TRAIL: Final = "jobq-trail"
+_CRASHES: Final = "jobq-crashes"
+_ETA: Final = "jobq-eta"
+_PERSISTENT: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is to be published."""
+
+    exchange: str
+    key: str
+    queue: str
+    """The queue of jobs whose entities must be there before."""
+    body: bytes = field(repr=False)
+    headers: dict[str, Any]
+    levels: bool = False
+    """Whether it goes through the ladder of delays."""
+    id: str = field(default_factory=lambda: uuid4().hex)
+    """Of the message and not of the job: two publishes of one job must not be mixed up."""
+
+    def properties(self) -> Basic.Properties:
+        """In the client library's form."""
+        return Basic.Properties(
+            content_type="application/json",
+            delivery_mode=_PERSISTENT,
+            headers=self.headers,
+            message_id=self.id,
+            app_id="jobq",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A job as it lies in a queue."""
+
+    id: str
+    queue: str
+    priority: int
+    body: bytes
+    trail: bytes | None
+    crashes: tuple[Crash, ...]
+    eta: float
+
+    def delivery(self, epoch: int) -> Delivery:
+        """The job for a worker. Never raises: what cannot be read is marked as malformed."""
+        notes = encode_crashes(self.crashes) if self.crashes else None
+        return decode_delivery(self.id, self.body, epoch=epoch, queue=self.queue, trail=self.trail, crashes=notes)
+
+
+def stored(message: DeliveredMessage, queue: str, priority: int) -> Stored:
+    """What came out of `queue`; nothing in it is trusted to have the right type."""
+    headers = message.header.properties.headers or {}
+    return Stored(
+        id=_text(headers.get(_ID)) or message.header.properties.message_id or uuid4().hex,
+        queue=queue,
+        priority=priority,
+        body=message.body,
+        trail=_bytes(headers.get(_TRAIL)),
+        crashes=_crashes(headers.get(_CRASHES)),
+        eta=_number(headers.get(_ETA)),
+    )
+
+
+def new(topology: Topology, job: Job, delay: float) -> Message:
+    """The first message of a job that is due in `delay` seconds."""
+    destination = topology.destination(job.queue, band_of(job.priority))
+    headers = {_ID: job.id, _QUEUE: job.queue}
+    return _delayed(topology, Message(topology.jobs, destination, job.queue, encode_job(job), headers), delay)
+
+
+def again(topology: Topology, old: Stored, *, queue: str, trail: Trail | None, delay: float) -> Message:
+    """The message of its next run."""
+    destination = topology.destination(queue, band_of(old.priority))
+    headers = _headers(old, trail) | {_QUEUE: queue}
+    return _delayed(topology, Message(topology.jobs, destination, queue, old.body, headers), delay)
+
+
+def after_crash(topology: Topology, old: Stored, note: Crash) -> Message:
+    """The message of a job that was lost with its worker."""
+    return again(topology, replace(old, crashes=(*old.crashes, note)), queue=old.queue, trail=None, delay=0)
+
+
+def without_last_crash(topology: Topology, old: Stored) -> Message:
+    """The message of a job that is given back: its last crash was charged for the run that it now has not had."""
+    return again(topology, replace(old, crashes=old.crashes[:-1]), queue=old.queue, trail=None, delay=0)
+
+
+def dead(topology: Topology, old: Stored, trail: Trail) -> Message:
+    """The message of a job that will not run again."""
+    return Message(topology.dead_letters, old.queue, old.queue, old.body, _headers(old, trail) | {_QUEUE: old.queue})
+
+
+def _delayed(topology: Topology, message: Message, delay: float) -> Message:
+    """The same message, by way of the ladder."""
+    if delay <= 0:
+        return message
+    units = _delay.ticks(delay)
+    return replace(
+        message,
+        exchange=topology.level(_delay.top_level(units)),
+        key=_delay.key(units, message.key),
+        headers=message.headers | {_ETA: repr(time.time() + delay)},
+        levels=True,
+    )
+
+
+def _headers(old: Stored, trail: Trail | None) -> dict[str, Any]:
+    headers: dict[str, Any] = {_ID: old.id}
+    text = encode_trail(trail) if trail is not None else old.trail
+    if text is not None:
+        headers[_TRAIL] = text.decode(errors="replace")
+    if old.crashes:
+        headers[_CRASHES] = encode_crashes(old.crashes).decode()
+    return headers
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _bytes(value: object) -> bytes | None:
+    return value.encode() if isinstance(value, str) else None
+
+
+def _number(value: object) -> float:
+    try:
+        return float(value) if isinstance(value, str) else 0.0
+    except ValueError:
+        return 0.0
+
+
+def _crashes(value: object) -> tuple[Crash, ...]:
+    try:
+        return decode_crashes(_bytes(value))
+    except DecodeError:
+        return ()

@@ -1,0 +1,151 @@
+"""What there has to be on the server: exchanges, queues and bindings, as data.
+
+Arguments cannot be changed once a queue is there, so there are only those that correctness needs; limits on length or
+age belong into an operator's policies.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from pamqp.common import FieldValue
+
+from jobq_rmq import _delay
+
+Kind = Literal["quorum", "classic"]
+Band = Literal["high", "normal", "low"]
+Arguments = dict[str, FieldValue]
+
+BANDS: Final[tuple[Band, ...]] = ("high", "normal", "low")
+"""Priorities 4 and 3, 2, 1 and 0; each has a queue of its own, for RabbitMQ's own priorities differ by version."""
+_MOST_DELIVERIES: Final = 1000
+"""A backstop: what was given back so often, by whomever, without ever ending, is dead-lettered."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """An exchange; durable."""
+
+    name: str
+    type: Literal["direct", "topic", "fanout"]
+    arguments: Arguments = field(default_factory=dict[str, FieldValue])
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A queue; durable."""
+
+    name: str
+    arguments: Arguments
+
+
+@dataclass(frozen=True)
+class Binding:
+    """Messages of `source` with a routing key that fits go to `target`."""
+
+    source: str
+    target: str
+    key: str = ""
+    to_exchange: bool = False
+
+
+Entity = Exchange | Queue | Binding
+
+
+def band_of(priority: int) -> Band:
+    """The band of jobs with this priority."""
+    return "high" if priority > 2 else "normal" if priority == 2 else "low"  # noqa: PLR2004 - the default priority
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The names and arguments of one namespace."""
+
+    prefix: str
+    kind: Kind
+
+    @property
+    def jobs(self) -> str:
+        """Where jobs are published that are to be run now; the key is `destination(…)`."""
+        return f"{self.prefix}.jobs"
+
+    @property
+    def dead_letters(self) -> str:
+        """Where dead jobs are published; the key is the queue."""
+        return f"{self.prefix}.dlx"
+
+    @property
+    def unroutable(self) -> str:
+        """Where everything goes whose queue is no longer there."""
+        return f"{self.prefix}.unroutable"
+
+    def destination(self, queue: str, band: Band) -> str:
+        """The routing key of a queue."""
+        return f"{band}.{queue}"
+
+    def ready(self, queue: str, band: Band) -> str:
+        """The queue of jobs that are to be run."""
+        return f"{self.prefix}.{self.destination(queue, band)}"
+
+    def dead(self, queue: str) -> str:
+        """The queue of dead jobs."""
+        return f"{self.prefix}.dead.{queue}"
+
+    def level(self, level: int) -> str:
+        """The exchange and the queue of a level; -1 is the exchange below the last one."""
+        return f"{self.prefix}.delay.{self.kind}.v1.{f'{level:02}' if level >= 0 else 'out'}"
+
+    def base(self) -> Sequence[Entity]:
+        """What everybody needs."""
+        return (
+            Exchange(self.unroutable, "fanout"),
+            Queue(self.unroutable, self._typed()),
+            Binding(self.unroutable, self.unroutable),
+            Exchange(self.jobs, "direct"),
+            Exchange(self.dead_letters, "direct", {"alternate-exchange": self.unroutable}),
+            Exchange(self.level(-1), "topic", {"alternate-exchange": self.unroutable}),
+        )
+
+    def ladder(self) -> Sequence[Entity]:
+        """What delays need, from the bottom to the top."""
+        return [entity for level in range(_delay.LEVELS) for entity in self._level(level)]
+
+    def of_queue(self, queue: str) -> Sequence[Entity]:
+        """What one queue of jobs needs."""
+        dead = self.dead(queue)
+        entities: list[Entity] = [Queue(dead, self._typed()), Binding(self.dead_letters, dead, queue)]
+        for band in BANDS:
+            name, key = self.ready(queue, band), self.destination(queue, band)
+            entities += [
+                Queue(name, self._typed() | self._ready_arguments(queue)),
+                Binding(self.jobs, name, key),
+                Binding(self.level(-1), name, _delay.arrival(key)),
+            ]
+        return entities
+
+    def _level(self, level: int) -> Sequence[Entity]:
+        name, below = self.level(level), self.level(level - 1)
+        waiting: Arguments = {"x-dead-letter-exchange": below, "x-message-ttl": _delay.milliseconds(level)}
+        return (
+            Exchange(name, "topic"),
+            Queue(name, self._typed() | waiting | self._at_least_once() | self._unlimited()),
+            Binding(name, name, _delay.through(level)),
+            Binding(name, below, _delay.past(level), to_exchange=True),
+        )
+
+    def _typed(self) -> Arguments:
+        balanced: Arguments = {"x-queue-leader-locator": "balanced"} if self.kind == "quorum" else {}
+        return {"x-queue-type": self.kind} | balanced  # named even if it is the default, which hosts may change
+
+    def _ready_arguments(self, queue: str) -> Arguments:
+        dead: Arguments = {"x-dead-letter-exchange": self.dead_letters, "x-dead-letter-routing-key": queue}
+        limit: Arguments = {"x-delivery-limit": _MOST_DELIVERIES} if self.kind == "quorum" else {}
+        return dead | self._at_least_once() | limit
+
+    def _at_least_once(self) -> Arguments:
+        if self.kind == "classic":
+            return {}
+        return {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+
+    def _unlimited(self) -> Arguments:
+        return {"x-delivery-limit": -1} if self.kind == "quorum" else {}
