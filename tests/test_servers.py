@@ -12,7 +12,8 @@ from typing import ClassVar, Self
 
 import pytest
 
-from tests.servers import REDIS, Found, Missing, Server, ServerFailed, free_port, needs_binary, provide
+from tests.servers import Found, Missing, Server, ServerFailed, free_port, needs_binary, provide
+from tests.services import REDIS
 
 INSTALL = "-y -qq --no-install-recommends redis-server"
 APT = """#!/bin/sh
