@@ -53,7 +53,10 @@ server.pause()
 print(*(it.directory for it in (server, server.companion) if it is not None), flush=True)
 signal.pause()
 """
-each_service = pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
+PATIENT = {RABBITMQ.name: pytest.mark.timeout(180)}
+each_service = pytest.mark.parametrize(
+    "service", [pytest.param(it, id=it.name, marks=PATIENT.get(it.name, ())) for it in SERVICES]
+)
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from tests.rmq.node import Cluster, Node, Queue, one
 from tests.servers import ProgramFailed
 
 PATIENCE: Final = 20.0
-QUORUM: Final = {"x-queue-type": "quorum"}
+pytestmark = pytest.mark.timeout(180)  # a node takes seconds to start, and on a busy machine many
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +99,12 @@ async def test_a_killed_node_comes_back_with_its_queues_and_what_was_confirmed(n
         assert await bodies(await channel.declare_queue("kept", passive=True), 1) == [b"text"]
 
 
-@pytest.mark.timeout(150)
 async def test_a_cluster_keeps_what_was_confirmed_when_a_queues_leader_is_killed(cluster: Cluster) -> None:
     names = {node.name for node in cluster.nodes}
     assert cluster.nodes[0].running() == names
     async with await aio_pika.connect(cluster.nodes[0].url) as connection:
         channel = await connection.channel()
-        await channel.declare_queue("kept", durable=True, arguments=QUORUM)
+        await channel.declare_queue("kept", durable=True, arguments={"x-queue-type": "quorum"})
         await publish(channel, "kept")
         leader = cluster.leader("kept")
         leader.server.kill()
