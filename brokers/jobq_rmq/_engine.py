@@ -129,7 +129,6 @@ class Engine:
         return Orders(time.time(), lost, returned=len(gone))
 
     async def _claim(self, claim: Claim, info: WorkerInfo) -> list[Delivery]:
-        await self._publisher.declare(claim.queues)
         await self._consumers.consume(claim.queues, info.concurrency + max(1, round(info.concurrency * _SLACK)))
         deliveries = self._unreceived(claim)
         await self._take(claim, deliveries)
@@ -284,7 +283,7 @@ class Engine:
             self._remember(arrival, outcome)
 
     def _detach(self) -> None:
-        self._detached = {held.arrival.message: held for held in self._held.values()}
+        self._detached = {held.arrival.message: held for held in self._held.values() if held.arrival.receiver.is_closed}
 
     def _forget(self, held: _Held) -> None:
         self._held.pop(held.epoch, None)
