@@ -95,7 +95,9 @@ class Consumers:
         for receiver in (*receivers.values(), *self._retired):
             receiver.lose()
         await self._link.close()
-        await asyncio.gather(*self._tasks)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def check(self) -> None:
         """Raise `BrokerUnavailable` if the connection is lost."""
@@ -148,6 +150,9 @@ class Consumers:
         """Send the acknowledgements."""
         for receiver in (*self._receivers.values(), *self._retired):
             await receiver.flush()
+        for receiver in [one for one in self._retired if one.is_settled]:
+            self._retired.remove(receiver)
+            self._spawn(receiver.close(self._target.timeout))
 
     async def wait(self, queues: Sequence[str], seconds: float) -> None:
         """Return when a job has arrived, or after `seconds`."""
@@ -209,6 +214,7 @@ class Consumers:
             self._lost()
         else:
             self._retired.append(receiver)
+            self._spawn(receiver.stop(self._target.timeout))
         log.warning("jobs of queue %r no longer came in; consuming it again", key[0])
         self._spawn(self._repair())
 

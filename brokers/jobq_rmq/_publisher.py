@@ -24,6 +24,10 @@ _Confirm = asyncio.Future[object]
 _GLANCE: Final = 0.05
 """Seconds for which a server is waited for that was blocking already when somebody else waited for it."""
 
+_MOURNING: Final = 0.25
+"""Seconds before a queue that was deleted is made again. RabbitMQ 3.10 takes some milliseconds to tell the consumers of
+a quorum queue that it is gone; if it is there again by then, they are not told, and what is sent to them is lost."""
+
 
 class Publisher:
     """Publishes messages, many at once. Lives on one event loop."""
@@ -58,6 +62,7 @@ class Publisher:
         results = await self._try(messages)
         returned = [index for index, result in enumerate(results) if isinstance(result, _Returned)]
         if returned:  # somebody has deleted a queue: it is made again
+            await asyncio.sleep(_MOURNING)
             self._queues.difference_update(messages[index].queue for index in returned)
             self._ladder = self._ladder and not any(messages[index].levels for index in returned)
             for index, result in zip(returned, await self._again([messages[i] for i in returned]), strict=True):

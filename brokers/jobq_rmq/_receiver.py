@@ -49,6 +49,8 @@ class Receiver:
         self._on_arrival = on_arrival
         self._on_end = on_end
         self._consumer = ""
+        self._highest = 0
+        """The last tag received."""
         self._lowest = 1
         """All below it are settled."""
         self._settled = set[int]()
@@ -67,6 +69,11 @@ class Receiver:
         """Whether it receives nothing any more."""
         return self._over or self.is_closed
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the server has been told what became of all that was received."""
+        return not self._acked and self._highest == self._lowest - 1 + len(self._settled)
+
     async def start(self, name: str, prefetch: int, seconds: float) -> None:
         """Have at most `prefetch` unsettled messages of the queue `name` delivered. Raises the library's exceptions."""
         channel = self._channel
@@ -81,6 +88,12 @@ class Receiver:
         """Have nothing more delivered; what was can still be settled."""
         with suppress(*BROKEN):
             await self._channel.basic_cancel(self._consumer, timeout=seconds)
+
+    async def close(self, seconds: float) -> None:
+        """Close the channel: what is not settled is delivered again."""
+        self._lost = True
+        with suppress(*BROKEN):
+            await self._channel.close(timeout=seconds)
 
     def lose(self) -> None:
         """The connection is lost, which the channel may be the last to know."""
@@ -127,10 +140,10 @@ class Receiver:
         self._on_end(self)
 
     def _receive(self, delivery: Basic.Deliver, header: ContentHeader, body: bytes) -> None:
-        properties = header.properties
+        properties, self._highest = header.properties, delivery.delivery_tag or 0
         job = stored(properties, body, self._queue, self._priority)
         message = properties.message_id or uuid4().hex  # two without an id are not the same message
-        self._on_arrival(Arrival(job, message, self, delivery.delivery_tag or 0, bool(delivery.redelivered)))
+        self._on_arrival(Arrival(job, message, self, self._highest, bool(delivery.redelivered)))
 
 
 async def _never(_: DeliveredMessage) -> None:

@@ -109,7 +109,7 @@ async def test_five_hundred_jobs_of_random_length_are_all_acknowledged_one_way_o
 ) -> None:
     chance = random.Random(11)
     async with app.client(space.url(kind)) as client, working(space.url(kind), concurrency=50):
-        calls = [nap.prepare(f"{number}", chance.uniform(0, 0.1)) for number in range(500)]
+        calls = [nap.call(f"{number}", chance.uniform(0, 0.1)) for number in range(500)]
         await client.perform_many(calls)
         await soon(lambda: len(runs) >= 500, 30)
     assert sorted(runs) == sorted(f"{number}" for number in range(500))
@@ -137,8 +137,8 @@ async def test_out_of_memory_is_told_in_time_and_stops_no_worker(patient: Node, 
     harmed.queues.add("other")
     async with RmqBroker(url) as broker, app.client(harmed.url()) as client:
         await put(broker, "warm", queue="other")
-        await client.perform_many([wait.prepare(f"{number}") for number in range(10)])
-        await client.perform_many([note.prepare(f"later {number}") for number in range(50)])
+        await client.perform_many([wait.call(f"{number}") for number in range(10)])
+        await client.perform_many([note.call(f"later {number}") for number in range(50)])
         async with working(url) as (_, worker):
             await soon(lambda: len(runs) == 10)
             async with alarm(patient):

@@ -115,11 +115,14 @@ async def test_delays_are_kept_to_the_moment(space: Space, kind: Kind) -> None:
     async with RmqBroker(space.url(kind)) as broker:
         await put(broker, "warm", delay=0.01)
         await collect(broker, 1)
-        due = {}
-        for job_id, delay in delays.items():
-            due[job_id] = time.time() + delay
-            await put(broker, job_id, delay=delay)
-        found = await collect(broker, 300, seconds=20)
+        due: dict[str, float] = {}
+
+        async def put_all() -> None:
+            for job_id, delay in delays.items():
+                due[job_id] = time.time() + delay
+                await put(broker, job_id, delay=delay)
+
+        found, _ = await asyncio.gather(collect(broker, 300), put_all())
         assert not await drain(broker)
     assert sorted(one.job.id for one, _ in found) == sorted(delays)
     late = [at - due[one.job.id] for one, at in found]
