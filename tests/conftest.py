@@ -11,7 +11,8 @@ from blockbuster import blockbuster_ctx
 
 from jobq.testing import ManualClock
 from jobq_memory import MemoryBroker
-from tests.servers import REDIS, SERVICES, Found, Service, go_without, provide
+from tests.servers import Found, begin, go_without
+from tests.services import RABBITMQ, REDIS, SERVICES, Service
 
 
 def importable(package: str) -> bool:
@@ -38,8 +39,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
     config.stash[stack], config.stash[header] = ExitStack(), []
-    for service in SERVICES:
-        found = config.stash[stack].enter_context(provide(service))
+    finishing = [config.stash[stack].enter_context(begin(service)) for service in SERVICES]
+    for service, finish in zip(SERVICES, finishing, strict=True):
+        found = finish()
         if isinstance(found, Found):
             os.environ[service.variable] = found.url
         else:
@@ -69,6 +71,12 @@ def server_url(service: Service) -> str:
 def redis_url() -> str:
     """A Redis that all tests share: each must use a namespace of its own."""
     return server_url(REDIS)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url() -> str:
+    """A RabbitMQ that all tests share: each must use names of its own."""
+    return server_url(RABBITMQ)
 
 
 @pytest.fixture(autouse=True)

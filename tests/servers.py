@@ -1,6 +1,6 @@
 """Real servers for the tests, without Docker: started from local binaries on free ports, ended with the test run.
 
-`provide` finds the session's server of a `Service`; `Server` is a private one, to be killed, paused and restarted.
+`provide` finds the session's server of a service; `Server` is a private one, to be killed, paused and restarted.
 Start servers from the main thread: they are told to end when the thread that started them does.
 """
 
@@ -14,8 +14,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -24,65 +25,20 @@ from urllib.parse import urlsplit
 
 import pytest
 
-STARTING: Final = 20.0
+from tests.services import REDIS, Place, Service
+
 TRIES: Final = 3
+PATIENCE: Final = 30.0
 LOG_TAIL: Final = 2000
 USER: Final = ("nobody", "nogroup")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Service:
-    """A kind of server: how it is found, installed, started and greeted."""
-
-    name: str
-    binaries: Sequence[str]
-    package: str
-    image: str
-    image_port: int
-    url: str
-    command: Callable[[str, int, Path], Sequence[str]]
-    answers: Callable[[str, int], bool]
-
-    @property
-    def variable(self) -> str:
-        """The environment variable with the URL of a server to be used."""
-        return f"JOBQ_TEST_{self.name.upper()}_URL"
-
-    @property
-    def binary(self) -> str | None:
-        return next(filter(None, map(shutil.which, self.binaries)), None)
-
-
-def _redis_command(binary: str, port: int, directory: Path) -> list[str]:
-    return [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(directory)]
-
-
-def _redis_answers(host: str, port: int) -> bool:
-    """Whether it speaks Redis; an error is an answer too, since a private server may ask for a password."""
-    try:
-        with socket.create_connection((host, port), timeout=2) as connection:
-            connection.sendall(b"PING\r\n")
-            reply = connection.recv(64)
-    except OSError:
-        return False
-    return reply.startswith((b"+PONG", b"-NOAUTH", b"-NOPERM", b"-MASTERDOWN"))
-
-
-REDIS: Final = Service(
-    name="redis",
-    binaries=("redis-server", "valkey-server"),
-    package="redis-server",
-    image="redis:7.2",
-    image_port=6379,
-    url="redis://{host}:{port}/0",
-    command=_redis_command,
-    answers=_redis_answers,
-)
-SERVICES: Final = (REDIS,)
-
-
 class ServerFailed(Exception):
     """A server did not start; the message has the end of its log."""
+
+
+class ProgramFailed(Exception):
+    """A program that was run beside a server; the message has what it printed."""
 
 
 @dataclass
@@ -95,13 +51,19 @@ class Server:
     service: Service = REDIS
     arguments: Sequence[str] = ()
     port: int = 0
+    companion: "Server | None" = None
+    """What it needs beside it, if its service says so: its own, unless one is given that it shares."""
     process: subprocess.Popen[bytes] | None = None
     binary: str = field(init=False)
     directory: Path = field(init=False)
+    _settled: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.binary = needs_binary(self.service)
         self.directory = Path(tempfile.mkdtemp(prefix="jobq-test-"))
+        self._settled = self.port != 0
+        if self.service.companion is not None and self.companion is None:
+            self.companion = Server(self.service.companion)
 
     @property
     def url(self) -> str:
@@ -112,20 +74,43 @@ class Server:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill it and its companion, and remove its directory."""
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
+        if self.companion is not None:
+            self.companion.close()
 
     def start(self) -> None:
         """Start it, on the port it had before if it ran already, and wait until it answers."""
-        fixed = self.port != 0
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Begin to start it. `wait` has to follow, or the test's own waiting for `answers`."""
+        if self.companion is not None and self.companion.process is None:
+            self.companion.start()
+        if not self._settled:
+            self.port = free_port()
+        self.process = self._spawn()
+
+    def wait(self) -> None:
+        """Wait until it answers; if it ends instead, start it again, on another port unless it has one already."""
         for attempt in range(TRIES):
-            self.port = self.port if fixed else free_port()
-            self.process = self._spawn()
+            if attempt:
+                self.launch()
             if self._came_up():
+                self._settled = True
                 return
             self.kill()
-            if attempt == TRIES - 1:
-                raise ServerFailed(f"{self.service.name} did not start on port {self.port}:\n{self.log_tail()}")
+        raise ServerFailed(f"{self.service.name} did not start on port {self.port}:\n{self.log_tail()}")
+
+    def answers(self) -> bool:
+        """Whether it runs and answers."""
+        # A stranger may have taken the port just before; then ours is about to exit.
+        return self._runs() and self.service.answers("127.0.0.1", self.port) and self._runs()
 
     def kill(self) -> None:
         """Kill -9."""
@@ -143,40 +128,70 @@ class Server:
         """SIGCONT."""
         self._signal(signal.SIGCONT)
 
+    def run(self, *command: str) -> str:
+        """What this program prints, run as the server is: by its user, with its directory and environment."""
+        try:
+            return subprocess.run(
+                [*_as_a_mortal(), *command],
+                cwd=self.directory,
+                env=self._environment(self._place()),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=True,
+                text=True,
+                timeout=PATIENCE,
+            ).stdout
+        except subprocess.CalledProcessError as failed:
+            raise ProgramFailed(f"{command} ended with {failed.returncode}: {failed.stdout}{failed.stderr}") from None
+
     def log_tail(self) -> str:
         """The end of what it printed."""
         return (self.directory / "log").read_text(errors="replace")[-LOG_TAIL:]
 
     def write(self, name: str, text: str) -> Path:
-        """A file in its directory that it may read and write, for ACLs or a configuration."""
+        """A file in its directory that only it may read and write, for ACLs or a configuration."""
         path = self.directory / name
         path.write_text(text)
+        path.chmod(0o600)
         self._give_away(path)
         return path
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         self._give_away(self.directory)
-        command = [*_as_a_mortal(), *self.service.command(self.binary, self.port, self.directory), *self.arguments]
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.directory), "LC_ALL": "C.UTF-8"}
+        place = self._place()
+        for name, text in self.service.files(place).items():
+            self.write(name, text)
         with (self.directory / "log").open("ab") as log:
             return subprocess.Popen(
-                command,
+                [*_as_a_mortal(), *self.service.command(place), *self.arguments],
                 cwd=self.directory,
-                env=environment,
+                env=self._environment(place),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
 
+    def _place(self) -> Place:
+        companion = self.companion.port if self.companion is not None else 0
+        return Place(
+            binary=self.binary, directory=self.directory, port=self.port, spare=free_port(), companion=companion
+        )
+
+    def _environment(self, place: Place) -> dict[str, str]:
+        usual = {"PATH": os.environ["PATH"], "HOME": str(self.directory), "LC_ALL": "C.UTF-8"}
+        return {**usual, **self.service.environment(place)}
+
     def _came_up(self) -> bool:
-        end = time.monotonic() + STARTING
-        while self.process is not None and self.process.poll() is None and time.monotonic() < end:
-            if self.service.answers("127.0.0.1", self.port):
-                # A stranger may have taken the port just before; then ours is about to exit.
-                return self.process.poll() is None
+        end = time.monotonic() + self.service.starting
+        while self._runs() and time.monotonic() < end:
+            if self.answers():
+                return True
             time.sleep(0.01)
         return False
+
+    def _runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def _give_away(self, path: Path) -> None:
         if os.geteuid() == 0:
@@ -195,13 +210,13 @@ class Server:
 
 
 def _as_a_mortal() -> list[str]:
-    """A prefix that gives up root's rights, and ends the server when the tests are killed."""
+    """A prefix that gives up root's rights, and kills the server, also a paused one, when the tests are killed."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         return []
     user, group = USER
     rights = ["--reuid", user, "--regid", group, "--clear-groups"] if os.geteuid() == 0 else []
-    return [setpriv, "--pdeathsig", "TERM", *rights, "--"]
+    return [setpriv, "--pdeathsig", "KILL", *rights, "--"]
 
 
 def free_port() -> int:
@@ -231,16 +246,25 @@ class Missing:
 @contextmanager
 def provide(service: Service) -> Generator[Found | Missing]:
     """The session's server, in this order: named by a variable, installed here, installed now, in Docker."""
+    with begin(service) as finish:
+        yield finish()
+
+
+@contextmanager
+def begin(service: Service) -> Generator[Callable[[], Found | Missing]]:
+    """What `provide` does, without the waiting, which is left to the function: several servers start at once."""
     url = os.environ.get(service.variable)
     if url:
-        yield _named(service, url)
+        yield partial(_named, service, url)
     elif service.binary or _install(service):
-        with Server(service) as server:
-            yield Found(server.url, f"started {service.binary}")
+        with closing(Server(service)) as server:
+            server.launch()
+            yield partial(_started, server)
     else:
         with _in_docker(service) as found:
             why = f"no {service.name} here; {install_line(service)}, or set {service.variable}"
-            yield found or Missing(why, wanted=all_required())
+            outcome = found or Missing(why, wanted=all_required())
+            yield lambda: outcome
 
 
 def needs_binary(service: Service) -> str:
@@ -275,6 +299,11 @@ def _named(service: Service, url: str) -> Found | Missing:
     if plain and not service.answers(parts.hostname or "localhost", parts.port or service.image_port):
         return Missing(f"{service.variable} is set, but no {service.name} answers there", wanted=True)
     return Found(url, f"named by {service.variable}")
+
+
+def _started(server: Server) -> Found:
+    server.wait()
+    return Found(server.url, f"started {server.binary}")
 
 
 def _install(service: Service) -> bool:
@@ -316,7 +345,7 @@ def _in_docker(service: Service) -> Generator[Found | None]:
 
     with DockerContainer(service.image).with_exposed_ports(service.image_port) as container:
         host, port = container.get_container_host_ip(), int(container.get_exposed_port(service.image_port))
-        end = time.monotonic() + STARTING
+        end = time.monotonic() + service.starting
         while not service.answers(host, port) and time.monotonic() < end:
             time.sleep(0.05)
         yield Found(service.url.format(host=host, port=port), f"a container of {service.image}")

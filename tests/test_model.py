@@ -12,7 +12,7 @@ from jobq.broker import BrokerFactory
 from jobq_memory import MemoryBroker
 from tests.conftest import server_url
 from tests.machine import check
-from tests.servers import REDIS
+from tests.services import REDIS
 
 SHRINKING: Final = 360
 """Seconds for a test that fails: Hypothesis takes up to five minutes to make its example small."""

@@ -3,7 +3,11 @@
 import gc
 import os
 import shutil
+import signal
+import socket
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +16,11 @@ from typing import ClassVar, Self
 
 import pytest
 
-from tests.servers import REDIS, Found, Missing, Server, ServerFailed, free_port, needs_binary, provide
+from tests.servers import Found, Missing, Server, ServerFailed, begin, free_port, needs_binary, provide
+from tests.services import EPMD, RABBITMQ, REDIS, SERVICES, Service
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 20.0
 
 INSTALL = "-y -qq --no-install-recommends redis-server"
 APT = """#!/bin/sh
@@ -35,12 +43,27 @@ with socket.create_server(("127.0.0.1", int(sys.argv[2]))) as server:
             connection.recv(64)
             connection.sendall(b"+PONG\\r\\n")
 """
+KILLED = """
+import signal
+from tests.servers import Server
+from tests.services import {service}
+server = Server({service})
+server.start()
+server.pause()
+print(*(it.directory for it in (server, server.companion) if it is not None), flush=True)
+signal.pause()
+"""
+PATIENT = {RABBITMQ.name: pytest.mark.timeout(180)}
+each_service = pytest.mark.parametrize(
+    "service", [pytest.param(it, id=it.name, marks=PATIENT.get(it.name, ())) for it in SERVICES]
+)
 
 
 @pytest.fixture(autouse=True)
 def _no_installing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JOBQ_TEST_INSTALL", raising=False)
-    monkeypatch.delenv(REDIS.variable, raising=False)
+    for service in SERVICES:
+        monkeypatch.delenv(service.variable, raising=False)
 
 
 @pytest.fixture
@@ -87,17 +110,80 @@ def debian(tmp_path: Path, _nothing_here: None, monkeypatch: pytest.MonkeyPatch)
     return debian
 
 
-def test_a_server_that_was_killed_comes_back_on_its_port_and_in_its_directory() -> None:
-    with Server() as server:
+def inhabitants(directory: Path) -> list[int]:
+    """The processes that run in this directory."""
+    return [int(process.name) for process in Path("/proc").glob("[0-9]*") if runs_in(process, directory)]
+
+
+def runs_in(process: Path, directory: Path) -> bool:
+    try:
+        return (process / "cwd").readlink() == directory
+    except OSError:  # it has ended, or is not ours to look into
+        return False
+
+
+@each_service
+def test_a_server_that_was_killed_comes_back_on_its_port_and_in_its_directory(service: Service) -> None:
+    with Server(service) as server:
         port, kept = server.port, server.write("kept", "text")
         server.kill()
-        assert not REDIS.answers("127.0.0.1", port)
+        assert not service.answers("127.0.0.1", port)
         server.start()
         assert server.port == port
-        assert REDIS.answers("127.0.0.1", port)
+        assert service.answers("127.0.0.1", port)
         assert kept.read_text() == "text"
-    assert not REDIS.answers("127.0.0.1", port)
+    assert not service.answers("127.0.0.1", port)
     assert not server.directory.exists()
+
+
+@each_service
+def test_a_paused_server_says_nothing_until_it_is_resumed_and_can_be_asked_to_end(service: Service) -> None:
+    with Server(service) as server:
+        server.pause()
+        assert not server.answers()
+        server.resume()
+        assert server.answers()
+        server.stop()
+        assert not service.answers("127.0.0.1", server.port)
+
+
+@each_service
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="without setpriv, servers outlive tests that are killed")
+def test_nothing_is_left_of_a_server_even_a_paused_one_when_its_tests_are_killed(service: Service) -> None:
+    needs_binary(service)
+    program = [sys.executable, "-c", KILLED.format(service=service.name.upper())]
+    with subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, text=True) as tests:
+        assert tests.stdout is not None
+        directories = [*map(Path, tests.stdout.readline().split())]
+        assert all(map(inhabitants, directories))
+        tests.send_signal(signal.SIGKILL)
+    end = time.monotonic() + PATIENCE
+    while any(map(inhabitants, directories)):
+        assert time.monotonic() < end, "a server outlived its tests"
+        time.sleep(0.02)
+    for directory in directories:
+        shutil.rmtree(directory)
+
+
+def test_a_server_whose_port_was_taken_meanwhile_is_started_on_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        taken = [stranger.getsockname()[1]]
+        monkeypatch.setattr("tests.servers.free_port", lambda: taken.pop() if taken else free_port())
+        with Server() as server:
+            assert server.port != stranger.getsockname()[1]
+
+
+def test_a_server_starts_while_others_do_until_it_is_waited_for() -> None:
+    needs_binary(REDIS)
+    asked = list[tuple[str, int]]()
+    with begin(replace(REDIS, answers=answering_late(asked))) as finish:
+        assert asked == []
+        assert isinstance(finish(), Found)
+        assert len(asked) == 3
+
+
+def test_what_needs_a_companion_cannot_be_started_without() -> None:
+    assert replace(RABBITMQ, companion=replace(EPMD, binaries=["no-such-program"])).binary is None
 
 
 def test_a_server_takes_arguments_and_files() -> None:
@@ -130,9 +216,16 @@ def test_a_server_named_by_the_environment_is_used(monkeypatch: pytest.MonkeyPat
             assert found == Found(server.url, "named by JOBQ_TEST_REDIS_URL")
 
 
-def test_a_server_that_is_named_and_not_there_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(REDIS.variable, f"redis://127.0.0.1:{free_port()}/0")
-    with provide(REDIS) as found:
+def test_a_rabbitmq_named_by_the_environment_is_used(rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBQ_TEST_RABBITMQ_URL", rabbitmq_url)
+    with provide(RABBITMQ) as found:
+        assert found == Found(rabbitmq_url, "named by JOBQ_TEST_RABBITMQ_URL")
+
+
+@each_service
+def test_a_server_that_is_named_and_not_there_is_a_failure(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(service.variable, service.url.format(host="127.0.0.1", port=free_port()))
+    with provide(service) as found:
         assert isinstance(found, Missing)
         assert found.wanted
 

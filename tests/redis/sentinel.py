@@ -3,9 +3,9 @@
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from tests.servers import REDIS, Server, free_port
+from tests.servers import Server, free_port
+from tests.services import REDIS, Place
 
 CONFIG = """
 sentinel monitor my-master 127.0.0.1 {port} 1
@@ -14,8 +14,9 @@ sentinel failover-timeout my-master 3000
 """
 
 
-def _command(binary: str, port: int, directory: Path) -> list[str]:
-    return [binary, str(directory / "sentinel.conf"), "--sentinel", "--port", str(port), "--bind", "127.0.0.1"]
+def _command(place: Place) -> list[str]:
+    where = ["--port", str(place.port), "--bind", "127.0.0.1"]
+    return [place.binary, str(place.directory / "sentinel.conf"), "--sentinel", *where]
 
 
 SENTINEL = replace(REDIS, name="sentinel", command=_command)
