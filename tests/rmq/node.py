@@ -115,10 +115,10 @@ class Cluster:
 
     nodes: list[Node]
 
-    def leader(self, queue: str) -> Node:
-        """The node that leads this quorum queue, according to the first that runs."""
+    def leader(self, queue: str) -> Node | None:
+        """The node that leads this quorum queue, according to the first that runs; none while one is elected."""
         name = next(node for node in self.nodes if node.server.answers()).leader(queue)
-        return next(node for node in self.nodes if node.name == name)
+        return next((node for node in self.nodes if node.name == name), None)
 
 
 @contextmanager

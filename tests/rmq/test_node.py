@@ -91,7 +91,7 @@ async def test_a_killed_node_comes_back_with_its_queues_and_what_was_confirmed(n
         channel = await connection.channel()
         await channel.declare_queue("kept", durable=True)
         await publish(channel, "kept")
-        node.server.kill()
+    node.server.kill()
     node.server.start()
     assert (node.name, node.url) == (name, url)
     async with await aio_pika.connect(url) as connection:
@@ -106,10 +106,11 @@ async def test_a_cluster_keeps_what_was_confirmed_when_a_queues_leader_is_killed
         channel = await connection.channel()
         await channel.declare_queue("kept", durable=True, arguments={"x-queue-type": "quorum"})
         await publish(channel, "kept")
-        leader = cluster.leader("kept")
-        leader.server.kill()
+    leader = cluster.leader("kept")
+    assert leader is not None
+    leader.server.kill()
     other = next(node for node in cluster.nodes if node is not leader)
-    await until(lambda: cluster.leader("kept") is not leader)
+    await until(lambda: cluster.leader("kept") not in (leader, None))
     async with await aio_pika.connect(other.url) as connection:
         channel = await connection.channel()
         assert await bodies(await channel.get_queue("kept", ensure=False), 1) == [b"text"]
