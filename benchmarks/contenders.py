@@ -16,6 +16,7 @@ from benchmarks.processes import Failed
 __all__ = ["Contender", "cache", "contenders"]
 
 _TASKIQ: Final = ("taskiq==0.13.*", "taskiq-redis==1.2.*", "redis[hiredis]==8.*", "uvloop==0.*")
+_TASKIQ_RMQ: Final = ("taskiq==0.13.*", "taskiq-aio-pika==0.*", "uvloop==0.*")
 _HUEY: Final = ("huey==3.*",)
 
 
@@ -54,7 +55,9 @@ def contenders(broker: str, *, peers: bool) -> list[Contender]:
     """Those for `broker`, jobq first."""
     match broker:
         case "redis":
-            return [_jobq(), _raw("redis"), *([_taskiq()] if peers else [])]
+            return [_jobq(), _raw("redis"), *([_taskiq("taskiq_on_redis", _TASKIQ)] if peers else [])]
+        case "rmq":
+            return [_jobq(), _raw("rmq"), *([_taskiq("taskiq_on_rmq", _TASKIQ_RMQ)] if peers else [])]
         case "sqlite":
             return [_jobq(), _raw("sqlite"), *([_huey()] if peers else [])]
         case _:
@@ -81,14 +84,14 @@ def _raw(broker: str) -> Contender:
     return Contender(role="raw", name="raw loop", client=_program(f"raw_{broker}"), rows=rows)
 
 
-def _taskiq() -> Contender:
-    python = _environment("taskiq", _TASKIQ)
-    worker = [str(Path(python).with_name("taskiq")), "worker", "benchmarks.programs.taskiq_app:broker", "--workers=1"]
+def _taskiq(app: str, requirements: Sequence[str]) -> Contender:
+    python = _environment(app, requirements)
+    worker = [str(Path(python).with_name("taskiq")), "worker", f"benchmarks.programs.{app}:broker", "--workers=1"]
     worker += ["--max-prefetch=400", "--log-level=WARNING"]
     return Contender(
         role="peer",
         name="taskiq",
-        client=_program("taskiq_client", python),
+        client=[*_program("taskiq_client", python), app],
         worker=lambda _, concurrency: [*worker, f"--max-async-tasks={concurrency}"],
         rows=frozenset({"one", "together", "drain", "naps", "pickup"}),
         jobs=20_000,

@@ -3,17 +3,25 @@
 import os
 import shutil
 import socket
-import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from benchmarks.processes import Failed, Processes, wait_for
 
 __all__ = ["Place", "place"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+_RABBITMQ_SERVER: Final = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+"""The one on the PATH may be a wrapper that changes the user and logs elsewhere."""
+_RABBITMQ: Final = """
+listeners.tcp.1 = 127.0.0.1:{port}
+loopback_users = none
+log.console = true
+log.file = false
+"""
 
 
 @dataclass(frozen=True)
@@ -21,13 +29,14 @@ class Place:
     """An empty broker."""
 
     url: str
-    server: subprocess.Popen[bytes] | None = None
+    server: int | None = None
+    """The server's process id."""
 
     def server_cpu(self) -> float:
         """CPU seconds that the server has used; 0 if there is none."""
         if self.server is None:
             return 0.0
-        fields = Path(f"/proc/{self.server.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self.server}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
@@ -37,6 +46,8 @@ def place(broker: str, directory: Path, processes: Processes) -> Generator[Place
     match broker:
         case "redis":
             yield _redis(directory, processes)
+        case "rmq":
+            yield _rabbitmq(directory, processes)
         case "sqlite":
             yield Place(f"sqlite:///{directory}/jobs.db")
         case _:
@@ -47,18 +58,57 @@ def _redis(directory: Path, processes: Processes) -> Place:
     binary = shutil.which("redis-server") or shutil.which("valkey-server")
     if binary is None:
         raise Failed("there is no redis-server; install it (Debian: apt-get install redis-server)")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
+    port = _free_port()
     command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     server = processes.start([*command, "--dir", str(directory)])
     wait_for(lambda: _answers(port), 10, "redis-server")
-    return Place(f"redis://127.0.0.1:{port}/0", server)
+    return Place(f"redis://127.0.0.1:{port}/0", server.pid)
 
 
-def _answers(port: int) -> bool:
+def _rabbitmq(directory: Path, processes: Processes) -> Place:
+    """A node with all that it needs in `directory`, and a port mapper of its own beside it."""
+    mapper = shutil.which("epmd")
+    if mapper is None or not _RABBITMQ_SERVER.exists():
+        raise Failed("there is no rabbitmq-server; install it (Debian: apt-get install rabbitmq-server)")
+    port, names, peers = (_free_port() for _ in range(3))
+    directory.chmod(0o755)
+    (directory / "rabbitmq.conf").write_text(_RABBITMQ.format(port=port))
+    (directory / "plugins").write_text("[].")
+    (directory / "env.conf").touch()
+    processes.start([mapper, "-port", str(names), "-address", "127.0.0.1"])
+    processes.start([str(_RABBITMQ_SERVER)], _rabbitmq_environment(directory, names, peers))
+    wait_for(lambda: _answers(port, b"AMQP\0\0\x09\x01", b"\x01"), 60, "rabbitmq-server")
+    pid = int((directory / "pid").read_text())
+    return Place(f"amqp://guest:guest@127.0.0.1:{port}/", pid)
+
+
+def _rabbitmq_environment(directory: Path, names: int, peers: int) -> dict[str, str]:
+    return {
+        "HOME": str(directory),
+        "ERL_EPMD_PORT": str(names),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "RABBITMQ_NODENAME": "bench@localhost",
+        "RABBITMQ_DIST_PORT": str(peers),
+        "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),
+        "RABBITMQ_CONF_ENV_FILE": str(directory / "env.conf"),
+        "RABBITMQ_MNESIA_BASE": str(directory / "mnesia"),
+        "RABBITMQ_LOG_BASE": str(directory / "logs"),
+        "RABBITMQ_LOGS": "-",
+        "RABBITMQ_PID_FILE": str(directory / "pid"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"),
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+    }
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def _answers(port: int, greeting: bytes = b"PING\r\n", answer: bytes = b"+PONG") -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(16).startswith(b"+PONG")
+            connection.sendall(greeting)
+            return connection.recv(16).startswith(answer)
     except OSError:
         return False

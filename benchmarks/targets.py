@@ -62,6 +62,15 @@ TARGETS: Final[dict[str, dict[str, Sequence[Target]]]] = {
         "cpu": (Target(0.20),),
         **_MEMORY,
     },
+    "rmq": {
+        "together": (Target(0.80, "raw"),),
+        "drain": (Target(0.60, "raw"), Target(2.5, "peer")),
+        "naps": (Target(1.00),),
+        "p50": (Target(1.5),),
+        "p99": (Target(4),),
+        "cpu": (Target(0.80),),
+        **_MEMORY,
+    },
     "sqlite": {
         "one": (Target(0.50, "raw"),),
         "together": (Target(10, "one"),),
