@@ -215,7 +215,7 @@ class Bench:
         return (await self.broker.sweep("here", limit, dead)).reclaimed
 
     async def crash(self, hand: Hand) -> None:
-        """Let the worker's lease run out, and sweep; or, if its connection is the lease, end that for all who use it."""
+        """Let the worker's lease run out, and sweep; if its connection is the lease, end that for all who use it."""
         if self.has(Capability.LEASE):
             await hand.beat(lease=1)
             self.clock.advance(1)
