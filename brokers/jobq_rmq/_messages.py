@@ -111,7 +111,8 @@ def copy(topology: Topology, old: Stored) -> Message:
 
 def dead(topology: Topology, old: Stored, trail: Trail) -> Message:
     """The message of a job that will not run again."""
-    return Message(topology.dead_letters, topology.grave(old.queue), old.queue, old.body, _headers(old, trail) | {_QUEUE: old.queue})
+    headers = _headers(old, trail) | {_QUEUE: old.queue}
+    return Message(topology.dead_letters, topology.grave(old.queue), old.queue, old.body, headers)
 
 
 def _delayed(topology: Topology, message: Message, delay: float) -> Message:

@@ -71,7 +71,7 @@ class Settler:
             await arrival.receiver.nack([arrival])
 
     async def replace(self, pairs: Sequence[tuple[Arrival, Message]]) -> None:
-        """Publish messages in the place of others. Raises a `BrokerError` if some were not: those have arrived still."""
+        """Publish messages in the place of others. Raises a `BrokerError` if some were not: they can be taken again."""
         failed = await self._replace(pairs)
         for arrival, _ in reversed(failed):
             self._consumers.put_back(arrival)

@@ -1,9 +1,10 @@
 """Namespaces of which nothing is left on the server when a test is over."""
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import aiormq
+from aiormq.abc import AbstractConnection
 
 from jobq.model import Answer, Claim, Job, Outcome, Stamp, Turn
 from jobq_rmq import RmqBroker
@@ -26,18 +27,25 @@ class Namespace:
     async def delete(self) -> None:
         """Take everything off the server; what is not there does no harm."""
         connection = await aiormq.connect(self._server)
-        channel = await connection.channel()
-        topology = self.topology
-        entities = [*topology.base(), *topology.ladder()]
-        for entity in [*entities, *(each for queue in self.queues for each in topology.of_queue(queue))]:
-            match entity:
-                case Exchange(name):
-                    await channel.exchange_delete(name)
-                case Queue(name):
-                    await channel.queue_delete(name)
-                case _:
-                    pass
+        topology, channel = self.topology, await connection.channel()
+        entities = [*topology.base(), *(each for queue in self.queues for each in topology.of_queue(queue))]
+        if await _is_there(connection, topology.level(0)):
+            entities += topology.ladder()
+        for entity in entities:
+            if isinstance(entity, Exchange):
+                await channel.exchange_delete(entity.name, nowait=True)
+            elif isinstance(entity, Queue):
+                await channel.queue_delete(entity.name, nowait=True)
+        await channel.close()
         await connection.close()
+
+
+async def _is_there(connection: AbstractConnection, queue: str) -> bool:
+    with suppress(aiormq.exceptions.ChannelNotFoundEntity):
+        channel = await connection.channel()
+        await channel.queue_declare(queue, passive=True)
+        return True
+    return False
 
 
 @asynccontextmanager
