@@ -13,7 +13,7 @@ from jobq_rmq._declare import BROKEN, open_channel
 from jobq_rmq._errors import undeclared
 from jobq_rmq._link import Link
 from jobq_rmq._receiver import Arrival, Receiver
-from jobq_rmq._topology import BANDS, Band, Topology
+from jobq_rmq._topology import BANDS, Band, Topology, band_of
 from jobq_rmq._url import Target
 
 _PRIORITY: Final[dict[Band, int]] = {
@@ -38,9 +38,15 @@ class _Inbox:
     bands: dict[Band, deque[Arrival]] = field(default_factory=_empty_bands)
     suspects: deque[Arrival] = field(default_factory=_no_arrivals)
 
-    def add(self, arrival: Arrival, band: Band) -> None:
-        is_suspect = len(arrival.stored.crashes) >= SUSPECT_AFTER
-        (self.suspects if is_suspect else self.bands[band]).append(arrival)
+    def add(self, arrival: Arrival) -> None:
+        self._line(arrival).append(arrival)
+
+    def add_first(self, arrival: Arrival) -> None:
+        self._line(arrival).appendleft(arrival)
+
+    def _line(self, arrival: Arrival) -> deque[Arrival]:
+        stored = arrival.stored
+        return self.suspects if len(stored.crashes) >= SUSPECT_AFTER else self.bands[band_of(stored.priority)]
 
     def pop(self) -> Arrival | None:
         return next((waiting.popleft() for waiting in self.bands.values() if waiting), None)
@@ -78,31 +84,36 @@ class Consumers:
         await self._link.open()
 
     async def close(self) -> None:
-        """End the connection: the server takes back what was not settled."""
+        """End the connection: the server takes back what was not settled. Who waits is woken."""
+        self._wake()
         await self._link.close()
 
     def check(self) -> None:
         """Raise `BrokerUnavailable` if the connection is lost."""
         _ = self._link.now
 
-    async def consume(self, queues: Sequence[str], prefetch: int) -> None:
-        """Have jobs of these queues delivered, at most `prefetch` unsettled ones for each queue and band."""
-        if self._inboxes.keys() >= set(queues):
-            return
+    async def consume(self, queues: Sequence[str], prefetch: int) -> bool:
+        """Have jobs of these queues delivered, at most `prefetch` unsettled ones for each queue and band.
+
+        False if they were all along.
+        """
+        if self._inboxes.keys() >= set(queues) and not self._starting.locked():
+            return False
         async with self._starting:
             self._prefetch = prefetch
-            for queue in queues:
-                if queue not in self._inboxes:
-                    await self._start(self._link.now, queue)
+            missing = [queue for queue in queues if queue not in self._inboxes]
+            for queue in missing:
+                await self._start(self._link.now, queue)
+            return bool(missing)
 
     async def stop(self) -> list[Arrival]:
         """Have no more jobs delivered. Returns those that were not claimed, which are to be given back."""
         async with self._starting:
-            inboxes, self._inboxes = self._inboxes, {}
-            receivers, self._receivers = self._receivers, {}
-            for receiver in receivers.values():
+            for receiver in self._receivers.values():
                 await receiver.stop()
-            self._retired += receivers.values()
+            self._retired += self._receivers.values()
+            self._receivers.clear()
+            inboxes, self._inboxes = self._inboxes, {}  # not before, for some may have been on their way
             return [arrival for inbox in inboxes.values() for arrival in inbox.all()]
 
     def take(self, queue: str) -> Arrival | None:
@@ -115,13 +126,23 @@ class Consumers:
         inbox = self._inboxes.get(queue)
         return inbox.suspects.popleft() if inbox is not None and inbox.suspects else None
 
+    def put_back(self, arrival: Arrival) -> bool:
+        """Make it the next job of its queue; False if that is no longer consumed here."""
+        inbox = self._inboxes.get(arrival.stored.queue)
+        if inbox is None or arrival.receiver.is_closed:
+            return False
+        inbox.add_first(arrival)
+        self._wake()
+        return True
+
     async def fence(self, queues: Sequence[str]) -> None:
         """Return when all has arrived that was in these queues before, as far as the prefetch allows.
 
         What a server answers on a channel comes after what it has delivered there before.
         """
         wanted = [(key, receiver) for key, receiver in self._receivers.items() if key[0] in queues]
-        await asyncio.gather(*(receiver.fence(self._topology.ready(*key)) for key, receiver in wanted))
+        for _ in range(2):  # what the queue sends while it answers for the first time comes before the second answer
+            await asyncio.gather(*(receiver.fence(self._topology.ready(*key)) for key, receiver in wanted))
 
     async def flush(self) -> None:
         """Send the acknowledgements."""
@@ -165,9 +186,8 @@ class Consumers:
                 self._strays.add(task := asyncio.create_task(arrival.receiver.nack([arrival])))
                 task.add_done_callback(self._strays.discard)
                 return
-            inbox.add(arrival, band)
-            for sleeper in self._sleepers:
-                sleeper.set()
+            inbox.add(arrival)
+            self._wake()
 
         return arrive
 
@@ -181,5 +201,8 @@ class Consumers:
         for queue in self._inboxes:
             self._inboxes[queue] = _Inbox()
         self._lost()
+        self._wake()
+
+    def _wake(self) -> None:
         for sleeper in self._sleepers:
             sleeper.set()
