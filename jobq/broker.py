@@ -31,13 +31,30 @@ __all__ = ["Broker", "BrokerFactory", "Capability"]
 
 
 class Capability(Flag):
-    """Behaviour that is not a method of its own."""
+    """Which of the promises below a broker keeps that not every server lets it keep.
+
+    What it does instead is in its own documentation.
+    """
 
     NONE = 0
     PRIORITY = auto()
-    """Honours `Job.priority`."""
+    """Honours `Job.priority`: at least, those above the default come before it, and those below after it."""
+    ORDER = auto()
+    """Keeps the whole order of a queue: every priority apart, and a job that comes back enters at the front."""
+    IDS = auto()
+    """Knows the ids of all live jobs and the stamps of all clients, whoever asks: nothing is stored twice."""
+    ATOMIC = auto()
+    """Stores a chunk in one step: whole, or not at all."""
+    GREEDY = auto()
+    """A turn brings as many jobs as there are, up to its limit; without it, only an empty turn says that it was all."""
+    CLOCK = auto()
+    """Keeps the time itself: goes by the clock that it is given, and says when the next job is due."""
+    LEASE = auto()
+    """A lease on the broker's clock keeps what a worker holds; without it the connection does, and ends it at once."""
     FENCE = auto()
-    """Refuses every write that names an older epoch."""
+    """Counts claims in the whole namespace, and refuses every write that names an older epoch."""
+    ALL = PRIORITY | ORDER | IDS | ATOMIC | GREEDY | CLOCK | LEASE | FENCE
+    """What a broker declares that has all jobs in one place, and decides alone about them."""
 
 
 class Broker(Protocol):

@@ -36,7 +36,7 @@ class MemoryBroker:
     Nothing survives the process, so a client and its worker must live in the same one.
     """
 
-    capabilities = Capability.PRIORITY | Capability.FENCE
+    capabilities = Capability.ALL
 
     def __init__(self, url: str = "memory://", *, clock: Clock | None = None) -> None:
         parts = urlsplit(url)

@@ -25,7 +25,7 @@ from jobq_redis._wire import Reply
 class RedisBroker:
     """Jobs in one namespace of a Redis server, Sentinel service or Cluster; the package explains the URL."""
 
-    capabilities = Capability.PRIORITY | Capability.FENCE
+    capabilities = Capability.ALL
 
     def __init__(self, url: str, *, clock: Clock | None = None) -> None:
         self._target = parse(url)

@@ -1,12 +1,15 @@
 """The protocol: each verb runs on the loop that the connections live on."""
 
+import asyncio
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
 from jobq.broker import Capability
 from jobq.clock import Clock
-from jobq.errors import BrokerUnavailable
+from jobq.errors import BrokerError, BrokerUnavailable
 from jobq.model import Answer, Beat, Claim, Job, Orders, Outcome, Stamp, Swept, Turn, WorkerInfo
 from jobq_rmq._engine import Engine
 from jobq_rmq._home import Home
@@ -18,9 +21,57 @@ class _Shared:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.entered = 0
-        self.home: Home | None = None
-        self.engine: Engine | None = None
+        self._lock = threading.Lock()
+        self._users = 0
+        self._opening: Future[tuple[Home, Engine]] | None = None
+
+    async def enter(self) -> None:
+        """Connect, unless somebody else has or is about to."""
+        with self._lock:
+            self._users += 1
+            first = self._opening is None
+            opening = self._opening = self._opening or Future()
+        try:
+            if first:
+                opening.set_result(await self._open())
+            else:
+                await asyncio.shield(asyncio.wrap_future(opening))
+        except BaseException as exc:
+            with self._lock:
+                self._users -= 1
+                if first:
+                    self._opening = None
+            if first:
+                opening.set_exception(exc if isinstance(exc, BrokerError) else BrokerUnavailable("it was not opened"))
+            raise
+
+    async def leave(self) -> None:
+        """Close the connections, if nobody else uses them."""
+        with self._lock:
+            self._users -= 1
+            if self._users or self._opening is None:
+                return
+            opening, self._opening = self._opening, None
+        home, engine = opening.result()
+        try:
+            await home.call(engine.close())
+        finally:
+            await home.close()
+
+    def opened(self) -> tuple[Home, Engine]:
+        """What is there between entering and leaving. Raises `BrokerUnavailable` before and after."""
+        opening = self._opening
+        if opening is None or not opening.done():
+            raise BrokerUnavailable(f"the broker on {self.target.masked} is closed; use it inside `async with`")
+        return opening.result()
+
+    async def _open(self) -> tuple[Home, Engine]:
+        home = Home()
+        try:
+            return home, await home.call(_opened(self.target))
+        except BaseException:
+            await home.close()
+            raise
 
 
 class RmqBroker:
@@ -37,62 +88,40 @@ class RmqBroker:
 
     def twin(self) -> "RmqBroker":
         """The same connections, for another event loop: whoever loses them loses what is held."""
-        other = object.__new__(RmqBroker)
+        other = object.__new__(type(self))
         other._shared = self._shared
         return other
 
     async def __aenter__(self) -> Self:
         """May be entered several times, by a client and a worker for instance; the last to leave closes it."""
-        shared = self._shared
-        shared.entered += 1
-        if shared.entered > 1:
-            return self
-        home = Home()
-        try:
-            shared.engine, shared.home = await home.call(_opened(shared.target)), home
-        except BaseException:
-            shared.entered -= 1
-            await home.close()
-            raise
+        await self._shared.enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None, /
     ) -> None:
-        shared = self._shared
-        shared.entered -= 1
-        if shared.entered or shared.home is None or shared.engine is None:
-            return
-        home, engine = shared.home, shared.engine
-        shared.home = shared.engine = None
-        await home.call(engine.close())
-        await home.close()
+        await self._shared.leave()
 
     async def enqueue(self, jobs: Sequence[Job], stamp: Stamp) -> Sequence[Answer]:
-        home, engine = self._open()
+        home, engine = self._shared.opened()
         return await home.call(engine.enqueue(jobs, stamp))
 
     async def turn(self, outcomes: Sequence[Outcome], claim: Claim) -> Turn:
-        home, engine = self._open()
+        home, engine = self._shared.opened()
         return await home.call(engine.turn(outcomes, claim))
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:  # noqa: ASYNC109 - the protocol's word
-        home, engine = self._open()
+        home, engine = self._shared.opened()
         await home.wait(engine.wait(queues, timeout))
 
     async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float, resume: int = 0) -> Orders:
-        home, engine = self._open()
+        home, engine = self._shared.opened()
         return await home.call(engine.heartbeat(worker, beats, lease, resume))
 
     async def sweep(self, host: str, limit: int, dead: Sequence[str] = ()) -> Swept:
         """Nothing to do: the server itself makes due jobs ready, and takes back what a dead worker held."""
-        self._open()
+        self._shared.opened()
         return Swept()
-
-    def _open(self) -> tuple[Home, Engine]:
-        if self._shared.home is None or self._shared.engine is None:
-            raise BrokerUnavailable(f"this broker on {self.url} is closed; use it inside `async with`")
-        return self._shared.home, self._shared.engine
 
 
 async def _opened(target: Target) -> Engine:

@@ -15,7 +15,7 @@ from jobq_rmq._declare import BROKEN, declare, open_channel
 from jobq_rmq._errors import undeclared
 from jobq_rmq._link import Link
 from jobq_rmq._receiver import Arrival, Receiver
-from jobq_rmq._topology import BANDS, Band, Topology
+from jobq_rmq._topology import BANDS, Band, Topology, band_of
 from jobq_rmq._url import Target
 
 _PRIORITY: Final[dict[Band, int]] = {
@@ -23,7 +23,6 @@ _PRIORITY: Final[dict[Band, int]] = {
     "normal": DEFAULT_PRIORITY,
     "low": DEFAULT_PRIORITY - 1,
 }
-
 
 log = logging.getLogger("jobq.rmq")
 
@@ -43,9 +42,15 @@ class _Inbox:
     bands: dict[Band, deque[Arrival]] = field(default_factory=_empty_bands)
     suspects: deque[Arrival] = field(default_factory=_no_arrivals)
 
-    def add(self, arrival: Arrival, band: Band) -> None:
-        is_suspect = len(arrival.stored.crashes) >= SUSPECT_AFTER
-        (self.suspects if is_suspect else self.bands[band]).append(arrival)
+    def add(self, arrival: Arrival) -> None:
+        self._line(arrival).append(arrival)
+
+    def add_first(self, arrival: Arrival) -> None:
+        self._line(arrival).appendleft(arrival)
+
+    def _line(self, arrival: Arrival) -> deque[Arrival]:
+        stored = arrival.stored
+        return self.suspects if len(stored.crashes) >= SUSPECT_AFTER else self.bands[band_of(stored.priority)]
 
     def pop(self) -> Arrival | None:
         return next((waiting.popleft() for waiting in self.bands.values() if waiting), None)
@@ -90,7 +95,8 @@ class Consumers:
         await self._link.open()
 
     async def close(self) -> None:
-        """End the connection: the server takes back what was not settled."""
+        """End the connection: the server takes back what was not settled. Who waits is woken."""
+        self._wake()
         self._inboxes, receivers, self._receivers = {}, self._receivers, {}
         for receiver in (*receivers.values(), *self._retired):
             receiver.lose()
@@ -103,27 +109,27 @@ class Consumers:
         """Raise `BrokerUnavailable` if the connection is lost."""
         _ = self._link.now
 
-    async def consume(self, queues: Sequence[str], prefetch: int) -> None:
+    async def consume(self, queues: Sequence[str], prefetch: int) -> bool:
         """Have jobs of these queues delivered, at most `prefetch` unsettled ones for each queue and band.
 
-        Makes the queues that are not there. Raises `BrokerUnavailable` or `BrokerRefused`.
+        False if they were all along. Makes queues that are not there. Raises `BrokerUnavailable` or `BrokerRefused`.
         """
-        if self._inboxes.keys() >= set(queues) and not self._missing():
-            return
+        if self._inboxes.keys() >= set(queues) and not self._missing() and not self._starting.locked():
+            return False
         async with self._starting:
             self._prefetch = prefetch
             for queue in queues:
                 self._inboxes.setdefault(queue, _Inbox())
-            await self._start_missing(self._link.now)
+            return await self._start_missing(self._link.now)
 
     async def stop(self) -> list[Arrival]:
         """Have no more jobs delivered. Returns those that were not claimed, which are to be given back."""
         async with self._starting:
-            inboxes, self._inboxes = self._inboxes, {}
-            receivers, self._receivers = self._receivers, {}
-            for receiver in receivers.values():
+            for receiver in self._receivers.values():
                 await receiver.stop(self._target.timeout)
-            self._retired += receivers.values()
+            self._retired += self._receivers.values()
+            self._receivers.clear()
+            inboxes, self._inboxes = self._inboxes, {}  # not before, for some may have been on their way
             return [arrival for inbox in inboxes.values() for arrival in inbox.all()]
 
     def take(self, queue: str) -> Arrival | None:
@@ -136,15 +142,25 @@ class Consumers:
         inbox = self._inboxes.get(queue)
         return inbox.suspects.popleft() if inbox is not None and inbox.suspects else None
 
+    def put_back(self, arrival: Arrival) -> bool:
+        """Make it the next job of its queue; False if that is no longer consumed here."""
+        inbox = self._inboxes.get(arrival.stored.queue)
+        if inbox is None or arrival.receiver.is_closed:
+            return False
+        inbox.add_first(arrival)
+        self._wake()
+        return True
+
     async def fence(self, queues: Sequence[str]) -> None:
         """Return when all has arrived that was in these queues before, as far as the prefetch allows.
 
         What a server answers on a channel comes after what it has delivered there before.
         """
-        wanted = [(key, receiver) for key, receiver in self._receivers.items() if key[0] in queues]
-        await asyncio.gather(
-            *(receiver.fence(self._topology.ready(*key), self._target.timeout) for key, receiver in wanted)
-        )
+        names = [
+            (self._topology.ready(*key), receiver) for key, receiver in self._receivers.items() if key[0] in queues
+        ]
+        for _ in range(2):  # what the queue sends while it answers for the first time comes before the second answer
+            await asyncio.gather(*(receiver.fence(name, self._target.timeout) for name, receiver in names))
 
     async def flush(self) -> None:
         """Send the acknowledgements."""
@@ -173,7 +189,7 @@ class Consumers:
     def _missing(self) -> list[tuple[str, Band]]:
         return [(queue, band) for queue in self._inboxes for band in BANDS if (queue, band) not in self._receivers]
 
-    async def _start_missing(self, connection: Connection) -> None:
+    async def _start_missing(self, connection: Connection) -> bool:
         missing = self._missing()
         for queue in dict.fromkeys(queue for queue, _ in missing):
             await declare(connection, self._topology.of_queue(queue), self._target)
@@ -182,6 +198,7 @@ class Consumers:
                 await self._start(connection, queue, band)
             except BROKEN as exc:
                 raise undeclared(exc, self._target.masked) from exc
+        return bool(missing)
 
     async def _start(self, connection: Connection, queue: str, band: Band) -> None:
         channel = await open_channel(connection, self._target)
@@ -198,7 +215,7 @@ class Consumers:
             if inbox is None:  # it was on its way when `stop` was called
                 self._spawn(arrival.receiver.nack([arrival]))
                 return
-            inbox.add(arrival, band)
+            inbox.add(arrival)
             self._wake()
 
         return arrive

@@ -30,8 +30,7 @@ def is_closed(channel: Channel) -> bool:
 
 async def room(channel: Channel) -> None:
     """Return when `write` may be called. Raises `ChannelInvalidStateError` if the channel is closed."""
-    queue = cast("asyncio.Queue[ChannelFrame]", channel.write_queue)
-    while queue.full() and not is_closed(channel):
+    while _queue(channel).full() and not is_closed(channel):  # noqa: ASYNC110 - the writer empties it at once
         await asyncio.sleep(0)
     if is_closed(channel):
         raise ChannelInvalidStateError("the channel was closed")
@@ -43,7 +42,11 @@ def write(channel: Channel, frames: Iterable[object]) -> None:
     No moment may pass in between: on a channel that is closed meanwhile, they would cost the whole connection.
     """
     packed = cast("Any", ChannelFrame).marshall(channel.number, frames)
-    cast("asyncio.Queue[ChannelFrame]", channel.write_queue).put_nowait(packed)
+    _queue(channel).put_nowait(packed)
+
+
+def _queue(channel: Channel) -> asyncio.Queue[ChannelFrame]:
+    return cast("asyncio.Queue[ChannelFrame]", cast("Any", channel).write_queue)
 
 
 async def declare(connection: Connection, entities: Iterable[Entity], target: Target) -> None:

@@ -8,6 +8,8 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, TypeVar
 
+from jobq.errors import OutcomeUnknown
+
 T = TypeVar("T")
 
 
@@ -28,7 +30,7 @@ class Home:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self.loop))
 
     async def close(self) -> None:
-        """End the thread; nothing may be running there any more."""
+        """End the thread. What still runs there is cancelled, and its caller told that nothing is known of it."""
         with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self.loop.stop)
         while self._thread.is_alive():  # noqa: ASYNC110 - it has milliseconds to live; `join` would block
@@ -39,6 +41,7 @@ class Home:
         try:
             self.loop.run_forever()
         finally:
+            self.loop.run_until_complete(_cancel_the_rest())
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
 
@@ -49,7 +52,9 @@ def _uncancellable(inner: "Future[T]") -> "Future[T]":
 
     def end(done: "Future[T]") -> None:
         if not outer.set_running_or_notify_cancel():
-            done.exception()  # nobody is interested any more
+            return  # nobody is interested any more
+        if done.cancelled():
+            outer.set_exception(OutcomeUnknown("the broker was closed meanwhile; it may have happened or not"))
         elif (error := done.exception()) is not None:
             outer.set_exception(error)
         else:
@@ -57,6 +62,13 @@ def _uncancellable(inner: "Future[T]") -> "Future[T]":
 
     inner.add_done_callback(end)
     return outer
+
+
+async def _cancel_the_rest() -> None:
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

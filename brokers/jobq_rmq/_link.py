@@ -133,8 +133,9 @@ class Link:
 
 
 def pauses() -> Iterator[float]:
-    """Seconds before each attempt, longer and longer, and by chance: clients that were cut off together do not come
-    back together.
+    """Seconds before each attempt, longer and longer.
+
+    By chance, too: clients that were cut off together do not come back together.
     """
     longest = _FIRST_PAUSE
     while True:

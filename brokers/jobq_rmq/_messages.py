@@ -4,6 +4,7 @@ The headers of every message are made anew: `x-death`, copied from a delivery, w
 passes a queue for the second time.
 """
 
+import math
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -102,14 +103,15 @@ def after_crash(topology: Topology, old: Stored, note: Crash) -> Message:
     return again(topology, replace(old, crashes=(*old.crashes, note)), queue=old.queue, trail=None, delay=0)
 
 
-def without_last_crash(topology: Topology, old: Stored) -> Message:
-    """The message of a job that is given back: its last crash was charged for the run that it now has not had."""
-    return again(topology, replace(old, crashes=old.crashes[:-1]), queue=old.queue, trail=None, delay=0)
+def copy(topology: Topology, old: Stored) -> Message:
+    """The message of a job that is given back as it was."""
+    return again(topology, old, queue=old.queue, trail=None, delay=0)
 
 
 def dead(topology: Topology, old: Stored, trail: Trail) -> Message:
     """The message of a job that will not run again."""
-    return Message(topology.dead_letters, old.queue, old.queue, old.body, _headers(old, trail) | {_QUEUE: old.queue})
+    headers = _headers(old, trail) | {_QUEUE: old.queue}
+    return Message(topology.dead_letters, topology.grave(old.queue), old.queue, old.body, headers)
 
 
 def _delayed(topology: Topology, message: Message, delay: float) -> Message:
@@ -146,9 +148,10 @@ def _bytes(value: object) -> bytes | None:
 
 def _number(value: object) -> float:
     try:
-        return float(value) if isinstance(value, str) else 0.0
+        number = float(value) if isinstance(value, str) else 0.0
     except ValueError:
         return 0.0
+    return number if math.isfinite(number) else 0.0
 
 
 def _crashes(value: object) -> tuple[Crash, ...]:

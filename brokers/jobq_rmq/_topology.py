@@ -4,8 +4,10 @@ Arguments cannot be changed once a queue is there, so there are only those that 
 age belong into an operator's policies.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Final, Literal
 
 from pamqp.common import FieldValue
@@ -20,6 +22,8 @@ BANDS: Final[tuple[Band, ...]] = ("high", "normal", "low")
 """Priorities 4 and 3, 2, 1 and 0; each has a queue of its own, for RabbitMQ's own priorities differ by version."""
 _MOST_DELIVERIES: Final = 1000
 """A backstop: what was given back so often, by whomever, without ever ending, is dead-lettered."""
+_LONGEST_NAME: Final = 160
+"""Bytes; a delay and a prefix have to fit beside it into a routing key, which has 255."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Topology:
 
     @property
     def dead_letters(self) -> str:
-        """Where dead jobs are published; the key is the queue."""
+        """Where dead jobs are published; the key is `grave(…)`."""
         return f"{self.prefix}.dlx"
 
     @property
@@ -81,7 +85,7 @@ class Topology:
 
     def destination(self, queue: str, band: Band) -> str:
         """The routing key of a queue."""
-        return f"{band}.{queue}"
+        return f"{band}.{_name(queue)}"
 
     def ready(self, queue: str, band: Band) -> str:
         """The queue of jobs that are to be run."""
@@ -89,7 +93,11 @@ class Topology:
 
     def dead(self, queue: str) -> str:
         """The queue of dead jobs."""
-        return f"{self.prefix}.dead.{queue}"
+        return f"{self.prefix}.dead.{_name(queue)}"
+
+    def grave(self, queue: str) -> str:
+        """The routing key of the queue of dead jobs."""
+        return _name(queue)
 
     def level(self, level: int) -> str:
         """The exchange and the queue of a level; -1 is the exchange below the last one."""
@@ -113,7 +121,7 @@ class Topology:
     def of_queue(self, queue: str) -> Sequence[Entity]:
         """What one queue of jobs needs."""
         dead = self.dead(queue)
-        entities: list[Entity] = [Queue(dead, self._typed()), Binding(self.dead_letters, dead, queue)]
+        entities: list[Entity] = [Queue(dead, self._typed()), Binding(self.dead_letters, dead, self.grave(queue))]
         for band in BANDS:
             name, key = self.ready(queue, band), self.destination(queue, band)
             entities += [
@@ -138,7 +146,7 @@ class Topology:
         return {"x-queue-type": self.kind} | balanced  # named even if it is the default, which hosts may change
 
     def _ready_arguments(self, queue: str) -> Arguments:
-        dead: Arguments = {"x-dead-letter-exchange": self.dead_letters, "x-dead-letter-routing-key": queue}
+        dead: Arguments = {"x-dead-letter-exchange": self.dead_letters, "x-dead-letter-routing-key": self.grave(queue)}
         limit: Arguments = {"x-delivery-limit": _MOST_DELIVERIES} if self.kind == "quorum" else {}
         return dead | self._at_least_once() | limit
 
@@ -149,3 +157,12 @@ class Topology:
 
     def _unlimited(self) -> Arguments:
         return {"x-delivery-limit": -1} if self.kind == "quorum" else {}
+
+
+def _name(queue: str) -> str:
+    """A queue of jobs in RabbitMQ's names: itself, if it is one that jobq accepts."""
+    plain = re.sub(rb"[^A-Za-z0-9_.-]", lambda odd: b":%02x" % odd[0][0], queue.encode()).decode()
+    if len(plain) <= _LONGEST_NAME:
+        return plain
+    digest = sha256(queue.encode()).hexdigest()
+    return f"{plain[: _LONGEST_NAME - len(digest) - 1]}:{digest}"

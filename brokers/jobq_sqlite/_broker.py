@@ -26,7 +26,7 @@ class SqliteBroker:
     disk.
     """
 
-    capabilities = Capability.PRIORITY | Capability.FENCE
+    capabilities = Capability.ALL
 
     def __init__(self, url: str, *, clock: Clock | None = None) -> None:
         self.url = url

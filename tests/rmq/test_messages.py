@@ -4,11 +4,9 @@ import json
 from typing import Any
 
 import pytest
-from aiormq.abc import DeliveredMessage
 from hypothesis import given
 from hypothesis import strategies as st
 from pamqp.commands import Basic
-from pamqp.header import ContentHeader
 
 from jobq.codec import decode_job, encode_job
 from jobq.model import Crash, Job, Trail
@@ -23,15 +21,11 @@ OURS = {"jobq-id", "jobq-queue", "jobq-trail", "jobq-crashes", "jobq-eta"}
 DEATHS = [{"count": 3, "queue": "p.delay.quorum.v1.03", "reason": "expired", "exchange": "x", "routing-keys": ["k"]}]
 
 
-def delivered(body: bytes = encode_job(JOB), headers: dict[str, Any] | None = None, **others: Any) -> DeliveredMessage:
-    """A message as the client library gives it."""
-    properties = Basic.Properties(headers=headers, **others)
-    frame = Basic.Deliver(delivery_tag=1, routing_key="k")
-    return DeliveredMessage(frame, ContentHeader(properties=properties, body_size=len(body)), body, None)  # type: ignore[arg-type]
-
-
-def received(body: bytes = encode_job(JOB), headers: dict[str, Any] | None = None, **others: Any) -> Stored:
-    return _messages.stored(delivered(body, headers, **others), "mail", 3)
+def received(
+    body: bytes = encode_job(JOB), headers: dict[str, Any] | None = None, message_id: str | None = None
+) -> Stored:
+    """A message as it comes out of the queue of urgent mail."""
+    return _messages.stored(Basic.Properties(headers=headers, message_id=message_id), body, "mail", 3)
 
 
 def published(old: Stored) -> list[Message]:
@@ -41,7 +35,7 @@ def published(old: Stored) -> list[Message]:
         _messages.again(TOPOLOGY, old, queue="mail", trail=None, delay=0),
         _messages.again(TOPOLOGY, old, queue="other", trail=Trail(attempt=1), delay=5),
         _messages.after_crash(TOPOLOGY, old, note),
-        _messages.without_last_crash(TOPOLOGY, old),
+        _messages.copy(TOPOLOGY, old),
         _messages.dead(TOPOLOGY, old, Trail(attempt=2)),
     ]
 
@@ -60,7 +54,7 @@ def test_where_a_message_goes_comes_from_the_job_and_not_from_its_delivery() -> 
     assert (again.exchange, again.key) == ("p.jobs", "high.mail")
     assert moved.exchange.startswith("p.delay.")
     assert moved.key.endswith(".high.other")
-    assert _messages.dead(TOPOLOGY, old, Trail()).key == "mail"
+    assert _messages.dead(TOPOLOGY, old, Trail()).key == TOPOLOGY.grave("mail")
 
 
 def test_keys_do_not_grow_from_retry_to_retry() -> None:
@@ -97,11 +91,10 @@ def test_what_is_published_comes_back_as_it_was() -> None:
     assert (delivery.epoch, delivery.trail, delivery.crashes, delivery.malformed) == (9, trail, crashes, None)
 
 
-def test_a_job_given_back_loses_its_last_crash_only() -> None:
+def test_a_job_that_is_given_back_stays_as_it_was() -> None:
     crashes = (Crash(1, 2.0, "w"), Crash(2, 3.0, "v"))
-    old = Stored("j", "mail", 3, encode_job(JOB), None, crashes, 0.0)
-    message = _messages.without_last_crash(TOPOLOGY, old)
-    assert received(message.body, message.headers).crashes == crashes[:1]
+    message = _messages.copy(TOPOLOGY, Stored("j", "mail", 3, encode_job(JOB), None, crashes, 0.0))
+    assert received(message.body, message.headers).crashes == crashes
 
 
 @pytest.mark.parametrize("delay", [0.0, -1.0, -1e300])
@@ -151,7 +144,7 @@ def test_no_message_of_others_raises_and_all_that_is_no_job_is_malformed(
     for message in published(old):
         assert message.headers.keys() <= OURS
         json.dumps(message.headers)
-        _messages.stored(delivered(message.body, message.headers), "mail", 2).delivery(2)
+        received(message.body, message.headers).delivery(2)
 
 
 @pytest.mark.parametrize("body", [b"", b"garbage", b"\xff\x00", b"[]", encode_job(Job(id="other", task="t"))])

@@ -1,12 +1,13 @@
-"""Traps for workers: whatever happens to a connection, a channel or a queue, a job runs, and in one worker only once."""
+"""Traps for workers: whatever happens to a connection, a channel or a queue, a job runs, and in one worker once."""
 
 import asyncio
 import logging
 import random
 import select
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import accumulate, islice
 
 import pytest
@@ -54,11 +55,10 @@ async def block(name: str, seconds: float) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
+def _fresh() -> None:
     global go  # noqa: PLW0603 - of this test's loop
     runs.clear()
     go = asyncio.Event()
-    yield
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ async def test_a_queue_that_is_deleted_under_its_worker_is_consumed_again(space:
             await space.delete("high.default", "normal.default", "low.default")
             began = time.monotonic()
             await client.perform_async(note, f"b{number}")
-            await soon(lambda n=number: f"b{n}" in runs, 5)
+            await soon(partial(runs.__contains__, f"b{number}"), 5)
             assert time.monotonic() - began < 5
 
 
@@ -220,11 +220,8 @@ async def test_a_channel_that_is_closed_alone_costs_no_job_a_second_run(
     async with app.client(space.url(kind)) as client, working(space.url(kind)) as (broker, _):
         await client.perform_async(wait, "a")
         await soon(lambda: runs == ["a"])
-        engine = broker._shared.engine
-        home = broker._shared.home
-        assert engine is not None
-        assert home is not None
-        for receiver in (*engine._consumers._receivers.values(),):
+        home, engine = broker._shared.opened()
+        for receiver in [*engine._consumers._receivers.values()]:
             # an acknowledgement of what was never delivered: the server closes the channel
             home.loop.call_soon_threadsafe(confuse, receiver)
         await soon(lambda: caplog.text.count("no longer came in") == 3)

@@ -135,7 +135,7 @@ async def test_a_mistake_in_one_publish_costs_the_others_nothing_but_a_repetitio
         messages = [good(space, f"{number}") for number in range(50)]
         mistakes = [replace(message, exchange=f"{space.prefix}.no-such-exchange") for message in messages[::10]]
         async with asyncio.timeout(20):
-            results, *_ = await asyncio.gather(publisher.publish(mistakes), *map(stored, messages))
+            results, _ = await asyncio.gather(publisher.publish(mistakes), asyncio.gather(*map(stored, messages)))
         assert all(isinstance(result, BrokerUnavailable) for result in results)
     async with RmqBroker(space.url(kind)) as broker:
         assert set(await drain(broker)) == {f"{number}" for number in range(50)}

@@ -1,5 +1,7 @@
 """What the promises are tried out with: a bench that enqueues, and workers played by hand."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -9,7 +11,21 @@ import pytest_asyncio
 
 from jobq.broker import Broker, Capability
 from jobq.clock import Clock
-from jobq.model import Answer, Beat, Claim, Delivery, Done, Job, Orders, Outcome, Stamp, Token, Turn, WorkerInfo
+from jobq.model import (
+    SUSPECT_AFTER,
+    Answer,
+    Beat,
+    Claim,
+    Delivery,
+    Done,
+    Job,
+    Orders,
+    Outcome,
+    Stamp,
+    Token,
+    Turn,
+    WorkerInfo,
+)
 from jobq.testing._clock import ManualClock
 
 OpenBroker = Callable[[Clock], Broker]
@@ -18,6 +34,10 @@ OpenBroker = Callable[[Clock], Broker]
 LEASE: Final = 30.0
 PLENTY: Final = 5000
 """A limit that no test reaches."""
+SOON: Final = 0.5
+"""A delay, for promises that hold for any: without `Capability.CLOCK` it passes in real time."""
+GUARD: Final = 10.0
+"""Seconds after which nothing more is hoped for."""
 
 
 def ids(things: Iterable[Delivery | Answer | Token]) -> list[str]:
@@ -72,13 +92,35 @@ class Hand:
         self.received = max(self.received, turn.resume)
         return turn
 
-    async def claim(self, limit: int = PLENTY, *queues: str, suspects: bool = False) -> Sequence[Delivery]:
-        """Take a turn without outcomes, and return what it brings."""
-        return (await self.turn(limit=limit, queues=queues or ("default",), suspects=suspects)).deliveries
+    async def claim(
+        self, limit: int = PLENTY, *queues: str, suspects: bool = False, least: int = 0
+    ) -> Sequence[Delivery]:
+        """Claim what there is, in one turn.
+
+        From a broker that is not greedy in as many as it takes; `least` are then those that are known to come.
+        """
+        names = queues or ("default",)
+        found = list((await self.turn(limit=limit, queues=names, suspects=suspects)).deliveries)
+        if Capability.GREEDY not in self.broker.capabilities:
+            async with asyncio.timeout(GUARD):
+                await self._claim_the_rest(found, limit, names, suspects=suspects, least=least)
+        return found
+
+    async def _claim_the_rest(
+        self, found: list[Delivery], limit: int, queues: Sequence[str], *, suspects: bool, least: int
+    ) -> None:
+        while len(found) < limit:
+            wanted = suspects and not any(len(delivery.crashes) >= SUSPECT_AFTER for delivery in found)
+            turn = await self.turn(limit=limit - len(found), queues=queues, suspects=wanted)
+            found += turn.deliveries
+            if not turn.deliveries and len(found) >= least:
+                return
+            if not turn.deliveries:
+                await self.broker.wait(queues, GUARD)
 
     async def claim_one(self, *queues: str, suspects: bool = False) -> Delivery:
         """Claim exactly one job; fail if there is none."""
-        deliveries = await self.claim(1, *queues, suspects=suspects)
+        deliveries = await self.claim(1, *queues, suspects=suspects, least=1)
         assert len(deliveries) == 1, "there was no job to claim"
         return deliveries[0]
 
@@ -86,9 +128,9 @@ class Hand:
         """Take a turn without a claim, and return what was refused."""
         return list((await self.turn(*outcomes)).refused)
 
-    async def drain(self, *queues: str) -> list[str]:
+    async def drain(self, *queues: str, least: int = 0) -> list[str]:
         """Claim and finish all that is ready in these queues; the ids in the order in which they came."""
-        deliveries = await self.claim(PLENTY, *queues)
+        deliveries = await self.claim(PLENTY, *queues, least=least)
         assert await self.settle(*done(*deliveries)) == []
         return ids(deliveries)
 
@@ -102,6 +144,7 @@ class Bench:
         self._stack = stack
         self._stamps = 0
         self._broker: Broker | None = None
+        self._lives: list[tuple[Broker, AsyncExitStack]] = []
 
     @property
     def broker(self) -> Broker:
@@ -119,12 +162,32 @@ class Bench:
 
     async def connect(self, clock: Clock | None = None) -> Broker:
         """One more broker object on the same data, entered until the test ends."""
-        return await self._stack.enter_async_context(self.unopened(clock))
+        life = await self._stack.enter_async_context(AsyncExitStack())
+        broker = await life.enter_async_context(self.unopened(clock))
+        self._lives.append((broker, life))
+        return broker
+
+    async def beside(self, hand: Hand) -> Broker:
+        """One more broker object that `hand` may use, too: its own, if its connection is its lease."""
+        return await self.connect() if self.has(Capability.LEASE) else hand.broker
+
+    def has(self, capability: Capability) -> bool:
+        """Whether the broker declares `capability`."""
+        return capability in self.broker.capabilities
 
     def needs(self, capability: Capability) -> None:
         """Skip the test if the broker does not declare `capability`."""
-        if capability not in self.broker.capabilities:
+        if not self.has(capability):
             pytest.skip(f"{type(self.broker).__name__} does not declare {capability}")
+
+    def now(self) -> float:
+        """The broker's time; no more than roughly, if it does not keep the time."""
+        return self.clock.time() if self.has(Capability.CLOCK) else time.time()
+
+    def pass_time(self, seconds: float) -> None:
+        """Let so much time pass. On a broker that does not keep the time, claims wait for what is due then."""
+        if self.has(Capability.CLOCK):
+            self.clock.advance(seconds)
 
     def stamp(self, client: str = "bench") -> Stamp:
         """A stamp that is newer than all before."""
@@ -143,7 +206,7 @@ class Bench:
         self, name: str = "w1", *, broker: Broker | None = None, lease: float = LEASE, host: str = "here"
     ) -> Hand:
         """A worker with a lease."""
-        hand = Hand(broker or self.broker, WorkerInfo(id=name, host=host))
+        hand = Hand(broker or self.broker, WorkerInfo(id=name, host=host, concurrency=PLENTY))
         await hand.beat(lease=lease)
         return hand
 
@@ -152,10 +215,26 @@ class Bench:
         return (await self.broker.sweep("here", limit, dead)).reclaimed
 
     async def crash(self, hand: Hand) -> None:
-        """Let the worker's lease run out, and sweep."""
-        await hand.beat(lease=1)
-        self.clock.advance(1)
-        await self.sweep()
+        """Let the worker's lease run out, and sweep; if its connection is the lease, end that for all who use it."""
+        if self.has(Capability.LEASE):
+            await hand.beat(lease=1)
+            self.clock.advance(1)
+            await self.sweep()
+        else:
+            await self._disconnect(hand.broker)
+
+    def assert_charged(self, back: Delivery, *lost: Delivery) -> None:
+        """Check that `back` has a crash for each of these deliveries, and no other."""
+        assert len(back.crashes) == len(lost)
+        if self.has(Capability.LEASE):
+            assert [crash.epoch for crash in back.crashes] == [delivery.epoch for delivery in lost]
+
+    async def _disconnect(self, broker: Broker) -> None:
+        for each, life in self._lives:
+            if each is broker:
+                await life.aclose()
+        if broker is self._broker:
+            await self.start()
 
 
 class Promises:

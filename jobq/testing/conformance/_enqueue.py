@@ -6,6 +6,7 @@ import pytest
 from msgspec import Raw
 from msgspec.structs import replace
 
+from jobq.broker import Capability
 from jobq.model import MAX_CHUNK, Again, Answer, Cancelled, Dead, Done, Fate, Job, Outcome, Trail
 from jobq.testing.conformance._bench import Bench, Promises, ids, job
 
@@ -116,16 +117,19 @@ class EnqueuePromises(Promises):
         assert await worker.drain(name, "default") == ["other"]
 
     async def test_the_id_of_a_ready_job_is_a_duplicate(self, bench: Bench) -> None:
+        bench.needs(Capability.IDS)
         await bench.put("a")
         assert list(await bench.put("a")) == [Answer("a", Fate.DUPLICATE)]
         assert await (await bench.worker()).drain() == ["a"]
 
     async def test_the_id_of_a_scheduled_job_is_a_duplicate(self, bench: Bench) -> None:
+        bench.needs(Capability.IDS)
         await bench.put("a", delay=60)
         assert list(await bench.put("a")) == [Answer("a", Fate.DUPLICATE)]
         assert await (await bench.worker()).drain() == []
 
     async def test_the_id_of_a_held_job_is_a_duplicate(self, bench: Bench) -> None:
+        bench.needs(Capability.IDS)
         await bench.put("a")
         worker = await bench.worker()
         await worker.claim_one()
@@ -133,23 +137,27 @@ class EnqueuePromises(Promises):
         assert await worker.drain() == []
 
     async def test_the_id_of_a_live_job_is_a_duplicate_in_another_queue_too(self, bench: Bench) -> None:
+        bench.needs(Capability.IDS)
         await bench.put("a", queue="one")
         assert list(await bench.put("a", queue="two")) == [Answer("a", Fate.DUPLICATE)]
         assert await (await bench.worker()).drain("two") == []
 
     async def test_a_duplicate_leaves_the_live_job_as_it_was(self, bench: Bench) -> None:
+        bench.needs(Capability.IDS)
         await bench.put("a", body=Raw(b"[1]"))
         await bench.put("a", body=Raw(b"[2]"), priority=4, delay=9)
         delivery = await (await bench.worker()).claim_one()
         assert delivery.job == job("a", body=Raw(b"[1]"))
 
     async def test_a_duplicate_does_not_keep_the_rest_of_its_chunk_out(self, bench: Bench) -> None:
+        bench.needs(Capability.IDS)
         await bench.put("b")
         fates: Sequence[Answer] = await bench.put("a", "b", "c")
         assert list(fates) == [Answer("a"), Answer("b", Fate.DUPLICATE), Answer("c")]
         assert await (await bench.worker()).drain() == ["b", "a", "c"]
 
     async def test_an_id_twice_in_one_chunk_is_stored_once(self, bench: Bench) -> None:
+        bench.needs(Capability.IDS)
         assert list(await bench.put("a", "a")) == [Answer("a"), Answer("a", Fate.DUPLICATE)]
         assert await (await bench.worker()).drain() == ["a"]
 

@@ -23,6 +23,13 @@ class OrderPromises(Promises):
 
     async def test_higher_priorities_come_first(self, bench: Bench) -> None:
         bench.needs(Capability.PRIORITY)
+        await bench.put("low", priority=0)
+        await bench.put("normal")
+        await bench.put("high", priority=4)
+        assert await (await bench.worker()).drain() == ["high", "normal", "low"]
+
+    async def test_every_priority_counts(self, bench: Bench) -> None:
+        bench.needs(Capability.PRIORITY | Capability.ORDER)
         for priority in (2, 0, 4, 3, 1):
             await bench.put(f"p{priority}", priority=priority)
         assert await (await bench.worker()).drain() == [f"p{priority}" for priority in reversed(PRIORITIES)]
@@ -57,6 +64,7 @@ class OrderPromises(Promises):
         assert await worker.drain("other") == ["other"]
 
     async def test_a_released_job_goes_to_the_front(self, bench: Bench) -> None:
+        bench.needs(Capability.ORDER)
         await bench.put("a", "b", "c")
         worker = await bench.worker()
         first = await worker.claim_one()
@@ -64,6 +72,7 @@ class OrderPromises(Promises):
         assert await worker.drain() == ["a", "b", "c"]
 
     async def test_a_retry_without_a_delay_goes_to_the_front(self, bench: Bench) -> None:
+        bench.needs(Capability.ORDER)
         await bench.put("a", "b", "c")
         worker = await bench.worker()
         first = await worker.claim_one()
@@ -71,6 +80,7 @@ class OrderPromises(Promises):
         assert await worker.drain() == ["a", "b", "c"]
 
     async def test_jobs_that_become_due_go_to_the_front_the_earliest_first(self, bench: Bench) -> None:
+        bench.needs(Capability.ORDER)
         await bench.put("late", delay=20)
         await bench.put("early", delay=10)
         await bench.put("middle", delay=15)
@@ -80,6 +90,7 @@ class OrderPromises(Promises):
         assert await worker.drain() == ["early", "middle", "late", "ready"]
 
     async def test_jobs_that_a_sweep_makes_ready_go_to_the_front_the_earliest_first(self, bench: Bench) -> None:
+        bench.needs(Capability.ORDER)
         await bench.put("late", delay=20)
         await bench.put("early", delay=10)
         await bench.put("ready")
@@ -89,6 +100,7 @@ class OrderPromises(Promises):
         assert await worker.drain() == ["early", "late", "ready"]
 
     async def test_jobs_that_become_due_do_not_overtake_higher_priorities(self, bench: Bench) -> None:
+        bench.needs(Capability.CLOCK)
         bench.needs(Capability.PRIORITY)
         await bench.put("due", delay=10, priority=1)
         await bench.put("ready")
@@ -97,6 +109,7 @@ class OrderPromises(Promises):
         assert await worker.drain() == ["ready", "due"]
 
     async def test_reclaimed_jobs_go_to_the_front_in_the_order_of_their_claims(self, bench: Bench) -> None:
+        bench.needs(Capability.ORDER)
         await bench.put("a", "b", "c", "d", "e")
         worker = await bench.worker()
         await worker.claim(3)

@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Sequence
 
-from jobq.model import Answer, Delivery, Done, Fate, Stamp, Token
-from jobq.testing.conformance._bench import Bench, Hand, Promises, done, ids, job
+from jobq.broker import Capability
+from jobq.model import MAX_CHUNK, Answer, Delivery, Done, Fate, Stamp, Token
+from jobq.testing.conformance._bench import Bench, Hand, Promises, done, ids, job, token
 
 RACERS = 4
 
@@ -17,24 +18,37 @@ class RacePromises(Promises):
         await bench.put(*names)
         racers = [await bench.worker(f"w{number}", broker=await bench.connect()) for number in range(RACERS)]
 
-        async def race(worker: Hand) -> tuple[list[str], list[int]]:
-            mine, epochs = list[str](), list[int]()
+        async def race(worker: Hand) -> list[Token]:
+            mine = list[Token]()
             last: Sequence[Delivery] = ()
             while True:
                 turn = await worker.turn(*done(*last), limit=7)
                 assert list(turn.refused) == []
                 if not turn.deliveries:
-                    return mine, epochs
+                    return mine
                 last = turn.deliveries
-                mine += ids(last)
-                epochs += [delivery.epoch for delivery in last]
+                mine += map(token, last)
 
-        claims = await asyncio.gather(*map(race, racers))
-        assert sorted(name for mine, _ in claims for name in mine) == sorted(names)
-        assert len({epoch for _, epochs in claims for epoch in epochs}) == len(names)
+        claimed = [each for mine in await asyncio.gather(*map(race, racers)) for each in mine]
+        assert sorted(ids(claimed)) == sorted(names)
+        if bench.has(Capability.FENCE):
+            assert len({each.epoch for each in claimed}) == len(names)
+
+    async def test_a_chunk_appears_as_a_whole(self, bench: Bench) -> None:
+        bench.needs(Capability.ATOMIC | Capability.GREEDY)
+        watcher = await bench.worker(broker=await bench.connect())
+        names = [f"{number}" for number in range(MAX_CHUNK)]
+        storing = asyncio.ensure_future(bench.put(*names))
+        seen = list[Delivery]()
+        while not seen:
+            await asyncio.wait([storing], timeout=0)
+            seen += await watcher.claim()
+        assert ids(seen) == names
+        await storing
 
     async def test_of_racing_outcomes_for_one_claim_exactly_one_wins(self, bench: Bench) -> None:
-        hands = [Hand(await bench.connect(), (await bench.worker()).info) for _ in range(RACERS)]
+        worker = await bench.worker()
+        hands = [worker, *[Hand(await bench.beside(worker), worker.info) for _ in range(RACERS - 1)]]
         for number in range(20):
             await bench.put(f"{number}")
             delivery = await hands[0].claim_one()
@@ -44,6 +58,7 @@ class RacePromises(Promises):
             assert turns.count([]) == 1
 
     async def test_of_racing_enqueues_of_one_id_exactly_one_is_stored(self, bench: Bench) -> None:
+        bench.needs(Capability.IDS)
         brokers = [await bench.connect() for _ in range(RACERS)]
         for number in range(20):
             enqueues = [broker.enqueue([job(f"{number}")], bench.stamp(f"c{n}")) for n, broker in enumerate(brokers)]
@@ -52,6 +67,7 @@ class RacePromises(Promises):
         assert len(await (await bench.worker()).drain()) == 20
 
     async def test_of_racing_sweeps_exactly_one_reclaims_a_job(self, bench: Bench) -> None:
+        bench.needs(Capability.LEASE)
         brokers = [await bench.connect() for _ in range(RACERS)]
         names = [f"{number}" for number in range(50)]
         await bench.put(*names)

@@ -5,6 +5,7 @@ They differ when the broker has lost its last moments. Here the worker only acts
 
 import asyncio
 
+from jobq.broker import Capability
 from jobq.clock import SYSTEM_CLOCK
 from jobq.model import Again, Done, Trail
 from jobq.testing.conformance._bench import PLENTY, Bench, Promises, done, ids, token
@@ -95,6 +96,7 @@ class ReconcilePromises(Promises):
         assert await worker.drain() == ["a"]
 
     async def test_what_is_put_back_enters_at_the_front_the_one_claimed_first_foremost(self, bench: Bench) -> None:
+        bench.needs(Capability.ORDER)
         await bench.put("b", "c", "d")
         await bench.put("a", priority=4)
         worker = await bench.worker()
@@ -104,13 +106,12 @@ class ReconcilePromises(Promises):
         assert await worker.drain() == ["a", "b", "c", "d", "e"]
 
     async def test_a_suspect_that_is_put_back_is_a_suspect_still(self, bench: Bench) -> None:
-        crashes = await make_suspects(bench, "a")
+        lost = await make_suspects(bench, "a")
         worker = await bench.worker()
         await worker.claim_one(suspects=True)
         assert (await worker.reconcile()).returned == 1
         assert ids(await worker.claim()) == []
-        suspect = await worker.claim_one(suspects=True)
-        assert list(suspect.crashes) == crashes["a"]
+        bench.assert_charged(await worker.claim_one(suspects=True), *lost["a"])
 
     async def test_what_other_workers_hold_is_not_touched(self, bench: Bench) -> None:
         await bench.put("a", "b")
@@ -150,6 +151,7 @@ class ReconcilePromises(Promises):
         assert await worker.settle(Done("a", a.epoch)) == []
 
     async def test_what_is_put_back_wakes_a_sleeper(self, bench: Bench) -> None:
+        bench.needs(Capability.LEASE)
         sleeper, other = await bench.connect(SYSTEM_CLOCK), await bench.connect(SYSTEM_CLOCK)
         await bench.put("a")
         worker = await bench.worker(broker=other)

@@ -1,7 +1,8 @@
 """A turn whose answer was lost can be repeated."""
 
+from jobq.broker import Capability
 from jobq.model import Again, Done, Released, Trail
-from jobq.testing.conformance._bench import Bench, Promises, done, ids, token
+from jobq.testing.conformance._bench import SOON, Bench, Promises, done, ids, token
 
 TRAIL = Trail(attempt=1)
 
@@ -76,11 +77,10 @@ class ResumePromises(Promises):
         await bench.put("a", "b")
         worker = await bench.worker()
         a, b = await worker.claim()
-        outcomes = (Again("a", a.epoch, TRAIL, delay=5), Done("b", b.epoch))
+        outcomes = (Again("a", a.epoch, TRAIL, delay=SOON), Done("b", b.epoch))
         assert list((await worker.lose_turn(*outcomes)).refused) == []
-        bench.clock.advance(4)
         assert await worker.settle(*outcomes) == [token(a), token(b)]
-        bench.clock.advance(1)
+        bench.pass_time(SOON)
         assert (await worker.claim_one()).trail == TRAIL
 
     async def test_a_repeated_turn_brings_what_the_lost_one_claimed_and_no_more(self, bench: Bench) -> None:
@@ -102,6 +102,7 @@ class ResumePromises(Promises):
         assert await worker.settle(*done(*turn.deliveries)) == []
 
     async def test_lost_deliveries_survive_a_pause_in_the_lease(self, bench: Bench) -> None:
+        bench.needs(Capability.LEASE)
         await bench.put("a")
         worker = await bench.worker()
         await worker.lose_turn(limit=1)
@@ -111,6 +112,7 @@ class ResumePromises(Promises):
         assert ids(await worker.claim()) == ["a"]
 
     async def test_a_lost_delivery_that_was_reclaimed_does_not_come_under_its_old_epoch(self, bench: Bench) -> None:
+        bench.needs(Capability.LEASE)
         await bench.put("a")
         worker = await bench.worker()
         lost = await worker.lose_turn(limit=1)

@@ -1,5 +1,6 @@
 """An enqueue whose answer was lost can be repeated."""
 
+from jobq.broker import Capability
 from jobq.model import Answer, Fate, Stamp
 from jobq.testing.conformance._bench import Bench, Promises, job
 
@@ -14,6 +15,7 @@ class StampPromises(Promises):
         assert await (await bench.worker()).drain() == ["a", "b"]
 
     async def test_a_repeated_enqueue_answers_the_same(self, bench: Bench) -> None:
+        bench.needs(Capability.IDS)
         await bench.put("a")
         stamp = Stamp("client", 1)
         for _ in range(2):
@@ -29,6 +31,7 @@ class StampPromises(Promises):
         assert await worker.drain() == []
 
     async def test_a_repeated_enqueue_changes_nothing_through_another_broker_object(self, bench: Bench) -> None:
+        bench.needs(Capability.IDS)
         await bench.broker.enqueue([job("a")], Stamp("client", 1))
         worker = await bench.worker()
         await worker.drain()
@@ -63,6 +66,7 @@ class StampPromises(Promises):
         assert await (await bench.worker()).drain() == ["a", "b", "c"]
 
     async def test_a_stamp_is_remembered_for_an_hour(self, bench: Bench) -> None:
+        bench.needs(Capability.CLOCK)
         await bench.broker.enqueue([job("a")], Stamp("client", 1))
         worker = await bench.worker(lease=7200)
         await worker.drain()
@@ -72,6 +76,7 @@ class StampPromises(Promises):
         assert await worker.drain() == []
 
     async def test_a_job_with_a_delay_is_due_by_its_first_enqueue(self, bench: Bench) -> None:
+        bench.needs(Capability.CLOCK)
         stamp = Stamp("client", 1)
         await bench.broker.enqueue([job("a", delay=60)], stamp)
         bench.clock.advance(59)

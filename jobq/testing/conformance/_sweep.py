@@ -1,5 +1,6 @@
 """The upkeep."""
 
+from jobq.broker import Capability
 from jobq.testing.conformance._bench import PLENTY, Bench, Promises, ids, token
 
 
@@ -17,6 +18,7 @@ class SweepPromises(Promises):
         )
 
     async def test_a_sweep_makes_due_jobs_ready(self, bench: Bench) -> None:
+        bench.needs(Capability.CLOCK)
         await bench.put("a", "b", delay=5)
         await bench.put("c", delay=9)
         bench.clock.advance(5)
@@ -26,6 +28,7 @@ class SweepPromises(Promises):
         assert abs(swept.next_due - 4) < 0.001
 
     async def test_a_sweep_promotes_no_more_than_its_limit_and_says_that_there_is_more(self, bench: Bench) -> None:
+        bench.needs(Capability.CLOCK)
         await bench.put("a", "b", "c", "d", "e", delay=5)
         bench.clock.advance(5)
         done = [await bench.broker.sweep("here", 2) for _ in range(3)]
@@ -33,6 +36,7 @@ class SweepPromises(Promises):
         assert sorted(await (await bench.worker()).drain()) == ["a", "b", "c", "d", "e"]
 
     async def test_a_sweep_reclaims_no_more_than_its_limit_and_says_that_there_is_more(self, bench: Bench) -> None:
+        bench.needs(Capability.LEASE)
         await bench.put("a", "b", "c", "d", "e")
         worker = await bench.worker(lease=10)
         await worker.claim()
@@ -42,6 +46,8 @@ class SweepPromises(Promises):
         assert await (await bench.worker("w2")).drain() == ["a", "b", "c", "d", "e"]
 
     async def test_promoting_and_reclaiming_share_the_limit(self, bench: Bench) -> None:
+        bench.needs(Capability.LEASE)
+        bench.needs(Capability.CLOCK)
         await bench.put("a", "b")
         await bench.put("c", "d", delay=5)
         worker = await bench.worker(lease=5)
@@ -53,6 +59,7 @@ class SweepPromises(Promises):
         assert (swept.promoted + swept.reclaimed, swept.more) == (1, False)
 
     async def test_the_jobs_of_the_dead_are_reclaimed_at_once(self, bench: Bench) -> None:
+        bench.needs(Capability.LEASE)
         await bench.put("a", "b")
         dead, living = await bench.worker("dead", lease=3600), await bench.worker("living", lease=3600)
         a, b = await dead.claim_one(), await living.claim_one()
@@ -62,12 +69,14 @@ class SweepPromises(Promises):
         assert list((await living.beat(b, again)).lost) == []
 
     async def test_who_was_said_to_be_dead_has_no_lease(self, bench: Bench) -> None:
+        bench.needs(Capability.LEASE)
         await bench.put("a")
         worker = await bench.worker("w1", lease=3600)
         await bench.sweep(dead=["w1"])
         assert not (await worker.turn(limit=1)).leased
 
     async def test_who_was_said_to_be_dead_and_is_not_comes_back_with_a_heartbeat(self, bench: Bench) -> None:
+        bench.needs(Capability.LEASE)
         await bench.put("a")
         worker = await bench.worker("w1", lease=3600)
         a = await worker.claim_one()
@@ -77,6 +86,7 @@ class SweepPromises(Promises):
         assert (again.job.id, again.crashes) == ("a", ())
 
     async def test_who_was_said_to_be_dead_twice_takes_back_two_crashes_of_a_job_at_once(self, bench: Bench) -> None:
+        bench.needs(Capability.LEASE)
         await bench.put("a")
         worker = await bench.worker("w1", lease=3600)
         first = await worker.claim_one()
@@ -88,6 +98,7 @@ class SweepPromises(Promises):
         assert (await worker.claim_one(suspects=True)).crashes == ()
 
     async def test_a_sweep_names_the_live_workers_of_the_host(self, bench: Bench) -> None:
+        bench.needs(Capability.LEASE)
         for name in ("w1", "w2"):
             await bench.worker(name, lease=30)
         await bench.worker("short", lease=5)
@@ -98,6 +109,7 @@ class SweepPromises(Promises):
         assert list((await bench.broker.sweep("nowhere", 10)).peers) == []
 
     async def test_workers_whose_jobs_wait_to_be_reclaimed_are_no_longer_peers(self, bench: Bench) -> None:
+        bench.needs(Capability.LEASE)
         await bench.put("a", "b")
         worker = await bench.worker("w1", lease=5)
         await worker.claim()
@@ -106,6 +118,7 @@ class SweepPromises(Promises):
         assert (swept.reclaimed, list(swept.peers)) == (1, [])
 
     async def test_many_workers_die_at_once(self, bench: Bench) -> None:
+        bench.needs(Capability.LEASE)
         names = [f"{number:03}" for number in range(100)]
         await bench.put(*names)
         for name in names:
@@ -116,6 +129,7 @@ class SweepPromises(Promises):
         assert sorted(await (await bench.worker()).drain()) == names
 
     async def test_a_second_sweep_finds_nothing_more_to_do(self, bench: Bench) -> None:
+        bench.needs(Capability.LEASE)
         await bench.put("a", "b")
         worker = await bench.worker(lease=10)
         await worker.claim()
@@ -127,6 +141,7 @@ class SweepPromises(Promises):
         assert [len(delivery.crashes) for delivery in again] == [1, 1]
 
     async def test_a_partly_swept_worker_may_still_settle_the_rest(self, bench: Bench) -> None:
+        bench.needs(Capability.LEASE)
         await bench.put("a", "b")
         worker = await bench.worker(lease=10)
         deliveries = {delivery.job.id: delivery for delivery in await worker.claim()}

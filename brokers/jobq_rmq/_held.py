@@ -1,0 +1,89 @@
+"""What this process holds, and what became of what it held last: state, no I/O."""
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from jobq.model import Delivery, Outcome
+from jobq_rmq._receiver import Arrival
+
+_MOST_ENDED: Final = 10_000
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A job that a worker has claimed."""
+
+    arrival: Arrival
+    worker: str
+    epoch: int
+
+    def delivery(self) -> Delivery:
+        return self.arrival.stored.delivery(self.epoch)
+
+
+class Ledger:
+    """Which message is held by which worker, under which epoch."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, Held] = {}
+        self._detached: dict[str, Held] = {}
+        """Those whose channel is gone, by message: if it comes here again, it is still theirs."""
+        self._ended: OrderedDict[str, Outcome] = OrderedDict()
+        """What became of the last jobs, by message: that is done when it comes again."""
+        self._epoch = time.time_ns() // 1000
+
+    def next_epoch(self, seen: int = 0) -> int:
+        """Higher than all before, and than `seen`."""
+        self._epoch = max(self._epoch, seen) + 1
+        return self._epoch
+
+    def hold(self, arrival: Arrival, worker: str, seen: int) -> Delivery:
+        """Note that `worker`, who has seen the epoch `seen`, has it from now on."""
+        held = Held(arrival, worker, self.next_epoch(seen))
+        self._held[held.epoch] = held
+        return held.delivery()
+
+    def find(self, job: str, epoch: int, worker: str) -> Held | None:
+        """What `worker` holds under this token, if it does."""
+        held = self._held.get(epoch)
+        return held if held is not None and (held.worker, held.arrival.stored.id) == (worker, job) else None
+
+    def of(self, worker: str) -> list[Held]:
+        """What a worker holds, in the order of its claims."""
+        return [held for held in self._held.values() if held.worker == worker]
+
+    def drop(self, held: Held) -> None:
+        """It is no longer held."""
+        self._held.pop(held.epoch, None)
+        self._detached.pop(held.arrival.message, None)
+
+    def restore(self, held: Held) -> None:
+        """It is held after all."""
+        self._held[held.epoch] = held
+        if held.arrival.receiver.is_closed:
+            self._detached[held.arrival.message] = held
+
+    def remember(self, arrival: Arrival, outcome: Outcome) -> None:
+        """Note what is to be done if this message comes again."""
+        self._ended[arrival.message] = outcome
+        while len(self._ended) > _MOST_ENDED:
+            self._ended.popitem(last=False)
+
+    def recall(self, arrival: Arrival) -> Outcome | None:
+        """What became of the job of a message that has come again, if it has ended here."""
+        return self._ended.pop(arrival.message, None)
+
+    def detach(self) -> None:
+        """A channel is lost, or all."""
+        self._detached = {held.arrival.message: held for held in self._held.values() if held.arrival.receiver.is_closed}
+
+    def reattach(self, arrival: Arrival) -> bool:
+        """Whether a message that has come again is that of a job which is still held here."""
+        held = self._detached.pop(arrival.message, None)
+        if held is None:
+            return False
+        arrival.redelivered = False  # nobody died with it
+        held.arrival = arrival
+        return True

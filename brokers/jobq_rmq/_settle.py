@@ -1,0 +1,164 @@
+"""Storing what became of jobs: acknowledged, published anew, or given back."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from jobq.errors import BrokerError, OutcomeUnknown
+from jobq.model import Again, Crash, Dead, Done, Outcome, Released, Token
+from jobq_rmq import _messages
+from jobq_rmq._consumers import Consumers
+from jobq_rmq._held import Held, Ledger
+from jobq_rmq._messages import Message
+from jobq_rmq._publisher import Publisher
+from jobq_rmq._receiver import Arrival
+from jobq_rmq._topology import Topology
+
+_EARLY: Final = 0.05
+"""Seconds by which a job may be early: clocks are not more exact than that."""
+
+
+class Settler:
+    """Settles messages that have arrived. A message that takes another's place is confirmed before that is let go."""
+
+    def __init__(self, topology: Topology, publisher: Publisher, consumers: Consumers, ledger: Ledger) -> None:
+        self._topology = topology
+        self._publisher = publisher
+        self._consumers = consumers
+        self._ledger = ledger
+        self._tasks = set[asyncio.Task[None]]()
+
+    async def settle(self, outcomes: Sequence[Outcome], worker: str) -> list[Token]:
+        """Store outcomes; returns the tokens of those that are not the worker's to give.
+
+        Raises a `BrokerError` if some could not be stored: those jobs are held still.
+        """
+        refused: list[Token] = []
+        returned: list[Arrival] = []
+        replaced: list[tuple[Held, Message]] = []
+        for outcome in outcomes:
+            held = self._ledger.find(outcome.id, outcome.epoch, worker)
+            if held is None:
+                refused.append(Token(outcome.id, outcome.epoch))
+                continue
+            self._ledger.drop(held)
+            if held.arrival.receiver.is_closed:
+                self._ledger.remember(held.arrival, outcome)
+            elif (message := self._after(held.arrival, outcome)) is not None:
+                replaced.append((held, message))
+            elif isinstance(outcome, Released):
+                returned.append(held.arrival)
+            else:
+                self._acknowledge(held.arrival, outcome)
+        await self.give_back(returned)
+        await self._republish(replaced)
+        await self._consumers.flush()
+        return refused
+
+    async def give_back(self, arrivals: Sequence[Arrival]) -> None:
+        """To the front of their queues in this process, the last foremost; or to the server, for others."""
+        await self.send_back([arrival for arrival in arrivals if not self._consumers.put_back(arrival)])
+
+    async def send_back(self, arrivals: Sequence[Arrival]) -> None:
+        """To the server, as they are: a message that is only refused would come again as if its worker had died."""
+        pairs = [
+            (arrival, self.instead(arrival) or _messages.copy(self._topology, arrival.stored))
+            for arrival in arrivals
+            if not arrival.receiver.is_closed
+        ]
+        for arrival, _ in await self._replace(pairs):
+            await arrival.receiver.nack([arrival])
+
+    async def replace(self, pairs: Sequence[tuple[Arrival, Message]]) -> None:
+        """Publish messages in the place of others. Raises a `BrokerError` if some were not: they can be taken again."""
+        failed = await self._replace(pairs)
+        for arrival, _ in reversed(failed):
+            self._consumers.put_back(arrival)
+        raise_worst([error for _, error in failed], anything_stored=len(failed) < len(pairs))
+
+    def instead(self, arrival: Arrival) -> Message | None:
+        """What has to take the place of a message, because it comes too early, or because a worker died with it."""
+        old, now = arrival.stored, time.time()
+        if arrival.redelivered:
+            return _messages.after_crash(self._topology, old, Crash(self._ledger.next_epoch(), now, ""))
+        if old.eta - now > _EARLY:
+            return _messages.again(self._topology, old, queue=old.queue, trail=None, delay=old.eta - now)
+        return None
+
+    def is_known(self, arrival: Arrival) -> bool:
+        """Whether a message that has come again is that of a job which runs here, or has ended here."""
+        if not arrival.redelivered:
+            return False
+        if self._ledger.reattach(arrival):
+            return True
+        outcome = self._ledger.recall(arrival)
+        if outcome is None:
+            return False
+        arrival.redelivered = False  # nobody died with it
+        self._tasks.add(task := asyncio.create_task(self._apply(arrival, outcome)))
+        task.add_done_callback(self._tasks.discard)
+        return True
+
+    async def _apply(self, arrival: Arrival, outcome: Outcome) -> None:
+        message = self._after(arrival, outcome)
+        if message is not None:
+            for _ in await self._replace([(arrival, message)]):
+                self._ledger.remember(arrival, outcome)
+                await arrival.receiver.nack([arrival])
+        elif isinstance(outcome, Released):
+            await self.give_back([arrival])
+        else:
+            self._acknowledge(arrival, outcome)
+            await self._consumers.flush()
+
+    async def _republish(self, replaced: Sequence[tuple[Held, Message]]) -> None:
+        by_arrival = {held.arrival: held for held, _ in replaced}
+        failed = await self._replace([(held.arrival, message) for held, message in replaced])
+        for arrival, _ in failed:
+            self._ledger.restore(by_arrival[arrival])
+        raise_worst([error for _, error in failed], anything_stored=len(failed) < len(replaced))
+
+    async def _replace(self, pairs: Sequence[tuple[Arrival, Message]]) -> list[tuple[Arrival, BrokerError]]:
+        """Confirm the new messages, then acknowledge the old. Returns those for which that was not possible."""
+        if not pairs:
+            return []
+        results: Sequence[BrokerError | None]
+        try:
+            results = await self._publisher.publish([message for _, message in pairs])
+        except BrokerError as exc:
+            results = [exc] * len(pairs)
+        for (arrival, _), error in zip(pairs, results, strict=True):
+            if error is None:
+                self._acknowledge(arrival, Done(arrival.stored.id, 0))
+        await self._consumers.flush()
+        return [(arrival, error) for (arrival, _), error in zip(pairs, results, strict=True) if error is not None]
+
+    def _after(self, arrival: Arrival, outcome: Outcome) -> Message | None:
+        """The message that takes a job's place, if there is one."""
+        old = arrival.stored
+        match outcome:
+            case Again():
+                queue = outcome.queue or old.queue
+                return _messages.again(self._topology, old, queue=queue, trail=outcome.trail, delay=outcome.delay)
+            case Dead(keep=True):
+                return _messages.dead(self._topology, old, outcome.trail)
+            case Released() if outcome.delay > 0:
+                return _messages.again(self._topology, old, queue=old.queue, trail=None, delay=outcome.delay)
+            case _:
+                return None
+
+    def _acknowledge(self, arrival: Arrival, outcome: Outcome) -> None:
+        """It has ended. If the acknowledgement is lost with its channel, that holds when the message comes again."""
+        arrival.receiver.ack(arrival)
+        self._ledger.remember(arrival, outcome)
+
+
+def raise_worst(errors: Sequence[BrokerError], *, anything_stored: bool) -> None:
+    """Raise the worst of these, if there are any: what is known of some is not known of all."""
+    if not errors:
+        return
+    unknown = next((error for error in errors if isinstance(error, OutcomeUnknown)), None)
+    if unknown is None and anything_stored:
+        unknown = OutcomeUnknown(f"some were stored, others not: {errors[0]}")
+    raise unknown or errors[0]
