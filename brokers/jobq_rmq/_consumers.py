@@ -55,12 +55,14 @@ class _Inbox:
     def pop(self) -> Arrival | None:
         return next((waiting.popleft() for waiting in self.bands.values() if waiting), None)
 
-    def drop(self, receiver: Receiver) -> None:
-        """Forget what came from a receiver that can no longer settle it: it comes again."""
+    def drop(self, receiver: Receiver) -> list[Arrival]:
+        """Take out what came from a receiver that can no longer settle it: it comes again."""
+        dropped = [arrival for arrival in self.all() if arrival.receiver is receiver]
         for waiting in (*self.bands.values(), self.suspects):
             kept = [arrival for arrival in waiting if arrival.receiver is not receiver]
             waiting.clear()
             waiting.extend(kept)
+        return dropped
 
     def all(self) -> list[Arrival]:
         return [arrival for waiting in (*self.bands.values(), self.suspects) for arrival in waiting]
@@ -85,6 +87,8 @@ class Consumers:
         self._receivers: dict[tuple[str, Band], Receiver] = {}
         self._retired: list[Receiver] = []
         """They receive nothing any more; what came from them can still be settled."""
+        self._waited = set[str]()
+        """Messages that have arrived and were lost unclaimed: when they come again, nobody has died with them."""
         self._sleepers = set[asyncio.Event]()
         self._starting = asyncio.Lock()
         self._tasks = set[asyncio.Task[None]]()
@@ -209,6 +213,9 @@ class Consumers:
 
     def _arrive(self, queue: str, band: Band) -> Callable[[Arrival], None]:
         def arrive(arrival: Arrival) -> None:
+            if arrival.message in self._waited:
+                self._waited.remove(arrival.message)
+                arrival.redelivered = False
             if self._known(arrival):
                 return
             inbox = self._inboxes.get(queue)
@@ -227,7 +234,7 @@ class Consumers:
             return
         del self._receivers[key]
         if receiver.is_closed:
-            self._inboxes[key[0]].drop(receiver)
+            self._note(self._inboxes[key[0]].drop(receiver))
             self._lost()
         else:
             self._retired.append(receiver)
@@ -252,10 +259,15 @@ class Consumers:
             receiver.lose()
         self._receivers.clear()
         self._retired.clear()
-        for queue in self._inboxes:
+        self._waited.clear()
+        for queue, inbox in self._inboxes.items():
+            self._note(inbox.all())
             self._inboxes[queue] = _Inbox()
         self._lost()
         self._wake()
+
+    def _note(self, arrivals: Iterable[Arrival]) -> None:
+        self._waited.update(arrival.message for arrival in arrivals if not arrival.redelivered)
 
     def _wake(self) -> None:
         for sleeper in self._sleepers:
