@@ -1,11 +1,12 @@
 """Private nodes of RabbitMQ, to be harmed."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from blockbuster import blockbuster_ctx
 
 from tests.rmq.node import Cluster, Node, one, three
+from tests.rmq.tools import Space, space_on
 
 
 @pytest.fixture
@@ -31,6 +32,13 @@ def patient() -> Iterator[Node]:
     """
     with one("-rabbit", "dead_letter_worker_publisher_confirm_timeout", "1000") as node:
         yield node
+
+
+@pytest.fixture
+async def space(rabbitmq_url: str) -> AsyncIterator[Space]:
+    """A prefix of the test's own on the shared server."""
+    async with space_on(rabbitmq_url) as space:
+        yield space
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 from aiormq.abc import DeliveredMessage
@@ -11,17 +10,11 @@ from aiormq.abc import DeliveredMessage
 from jobq.model import Again, Outcome, Trail
 from jobq_rmq import RmqBroker
 from jobq_rmq._topology import Kind
-from tests.rmq.tools import KINDS, Space, claim, collect, drain, envelope, lease, put, space_on
+from tests.rmq.tools import KINDS, Space, claim, collect, drain, envelope, lease, put
 
 both = pytest.mark.parametrize("kind", KINDS)
 LATE = 0.5
 """Seconds after which a job is late: the unit, the hops, and a busy machine."""
-
-
-@pytest.fixture
-async def space(rabbitmq_url: str) -> AsyncIterator[Space]:
-    async with space_on(rabbitmq_url) as space:
-        yield space
 
 
 @both

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -20,12 +20,6 @@ from tests.rmq.tools import KINDS, Space, collect, drain, job, put, space_on, st
 
 READY = ("high.default", "normal.default", "low.default")
 both = pytest.mark.parametrize("kind", KINDS)
-
-
-@pytest.fixture
-async def space(rabbitmq_url: str) -> AsyncIterator[Space]:
-    async with space_on(rabbitmq_url) as space:
-        yield space
 
 
 @asynccontextmanager
