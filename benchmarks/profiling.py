@@ -210,7 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks/profile.py", description="where the microseconds of a job go")
     what = {function.__name__: function for function in (one, together, bulk, drain)}
     parser.add_argument("what", choices=what)
-    parser.add_argument("--broker", choices=("memory", "redis", "sqlite"), default="memory")
+    parser.add_argument("--broker", choices=("memory", "redis", "rmq", "sqlite"), default="memory")
     parser.add_argument("--how", choices=("calls", "samples"), default="calls")
     parser.add_argument("--jobs", type=int, help="default: 50,000, or 5,000 one by one")
     parser.add_argument("--top", type=int, default=25, help="functions to print (25)")

@@ -139,10 +139,12 @@ def test_a_server_that_was_killed_comes_back_on_its_port_and_in_its_directory(se
 @each_service
 def test_a_paused_server_says_nothing_until_it_is_resumed_and_can_be_asked_to_end(service: Service) -> None:
     with Server(service) as server:
+        process = server.process
         server.pause()
         assert not server.answers()
         server.resume()
-        assert server.answers()
+        server.wait()
+        assert server.process is process
         server.stop()
         assert not service.answers("127.0.0.1", server.port)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import uuid4
 
-from aiormq.abc import DeliveredMessage
 from pamqp.commands import Basic
 
 from jobq.codec import decode_crashes, decode_delivery, encode_crashes, encode_job, encode_trail
@@ -71,14 +70,14 @@ class Stored:
         return decode_delivery(self.id, self.body, epoch=epoch, queue=self.queue, trail=self.trail, crashes=notes)
 
 
-def stored(message: DeliveredMessage, queue: str, priority: int) -> Stored:
+def stored(properties: Basic.Properties, body: bytes, queue: str, priority: int) -> Stored:
     """What came out of `queue`; nothing in it is trusted to have the right type."""
-    headers = message.header.properties.headers or {}
+    headers = properties.headers or {}
     return Stored(
-        id=_text(headers.get(_ID)) or message.header.properties.message_id or uuid4().hex,
+        id=_text(headers.get(_ID)) or properties.message_id or uuid4().hex,
         queue=queue,
         priority=priority,
-        body=message.body,
+        body=body,
         trail=_bytes(headers.get(_TRAIL)),
         crashes=_crashes(headers.get(_CRASHES)),
         eta=_number(headers.get(_ETA)),

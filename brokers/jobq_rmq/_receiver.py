@@ -8,8 +8,10 @@ from aiormq import Channel
 from aiormq.abc import DeliveredMessage
 from pamqp.base import Frame
 from pamqp.commands import Basic
+from pamqp.header import ContentHeader
 
 from jobq_rmq._declare import BROKEN, write
+from jobq_rmq._intake import Intake
 from jobq_rmq._messages import Stored, stored
 
 
@@ -48,7 +50,8 @@ class Receiver:
     async def start(self, name: str, prefetch: int) -> None:
         """Have at most `prefetch` unsettled messages of the queue `name` delivered. Raises the library's exceptions."""
         await self._channel.basic_qos(prefetch_count=prefetch)
-        answer = await self._channel.basic_consume(name, self._receive)
+        Intake(self._channel, self._receive)
+        answer = await self._channel.basic_consume(name, _never)
         self._consumer = answer.consumer_tag or ""
 
     async def stop(self) -> None:
@@ -90,13 +93,12 @@ class Receiver:
         with suppress(*BROKEN):
             await write(self._channel, frames)
 
-    async def _receive(self, message: DeliveredMessage) -> None:
-        self._on_arrival(
-            Arrival(
-                stored(message, self._queue, self._priority),
-                message.header.properties.message_id or "",
-                self,
-                message.delivery_tag or 0,
-                bool(message.redelivered),
-            )
-        )
+    def _receive(self, delivery: Basic.Deliver, header: ContentHeader, body: bytes) -> None:
+        properties = header.properties
+        job = stored(properties, body, self._queue, self._priority)
+        message, tag = properties.message_id or "", delivery.delivery_tag or 0
+        self._on_arrival(Arrival(job, message, self, tag, bool(delivery.redelivered)))
+
+
+async def _never(_: DeliveredMessage) -> None:
+    """The library's own callback; the intake leaves it nothing."""
