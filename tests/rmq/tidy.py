@@ -34,7 +34,7 @@ class Namespace:
             await _delete(channel, [entity for entity in entities if isinstance(entity, Queue)])
             if self.has_delays:
                 await _purge(channel, [entity for entity in self._topology.ladder() if isinstance(entity, Queue)])
-        self.queues, self.has_delays = set(), False
+        self.queues, self.has_delays = set[str](), False
 
     async def delete(self) -> None:
         """Take everything off the server."""
