@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run the tests: make `.venv` if need be, install the project into it, and start pytest with the arguments given here.
 
-    python3 tests/run.py                  all tests
+    python3 tests/run.py                  all tests, two at a time
     python3 tests/run.py -k sqlite        arguments go to pytest
     python3 tests/run.py --lint           the linters and type checkers instead
 
@@ -25,6 +25,8 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts" if os.name == "nt" else "bin") / ("python.exe" if os.name == "nt" else "python")
 STAMP = VENV / "installed"
 OLDEST = (3, 11)
+ALL_TESTS = ("--numprocesses=2", "--dist=worksteal")
+"""Half of the time is waiting for servers and processes; more than two at once would disturb each other's timing."""
 CHECKS = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
@@ -84,7 +86,7 @@ def need_ensurepip() -> None:
 def run_tests(arguments: Sequence[str]) -> int:
     """Run pytest. tests/servers.py starts the servers."""
     os.environ.setdefault("JOBQ_TEST_INSTALL", "1")
-    return run("pytest", *arguments)
+    return run("pytest", *(arguments or ALL_TESTS))
 
 
 def run_checks() -> int:
