@@ -1,15 +1,17 @@
 """Receiving jobs: a receiver for each queue and band, and what has arrived and was not claimed yet."""
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from aiormq import Connection
 
+from jobq.errors import BrokerError
 from jobq.model import DEFAULT_PRIORITY, SUSPECT_AFTER
-from jobq_rmq._declare import BROKEN, open_channel
+from jobq_rmq._declare import BROKEN, declare, open_channel
 from jobq_rmq._errors import undeclared
 from jobq_rmq._link import Link
 from jobq_rmq._receiver import Arrival, Receiver
@@ -21,6 +23,8 @@ _PRIORITY: Final[dict[Band, int]] = {
     "normal": DEFAULT_PRIORITY,
     "low": DEFAULT_PRIORITY - 1,
 }
+
+log = logging.getLogger("jobq.rmq")
 
 
 def _no_arrivals() -> deque[Arrival]:
@@ -51,6 +55,13 @@ class _Inbox:
     def pop(self) -> Arrival | None:
         return next((waiting.popleft() for waiting in self.bands.values() if waiting), None)
 
+    def drop(self, receiver: Receiver) -> None:
+        """Forget what came from a receiver that can no longer settle it: it comes again."""
+        for waiting in (*self.bands.values(), self.suspects):
+            kept = [arrival for arrival in waiting if arrival.receiver is not receiver]
+            waiting.clear()
+            waiting.extend(kept)
+
     def all(self) -> list[Arrival]:
         return [arrival for waiting in (*self.bands.values(), self.suspects) for arrival in waiting]
 
@@ -58,8 +69,8 @@ class _Inbox:
 class Consumers:
     """The consuming connection. Lives on one event loop.
 
-    `known` is asked about every message: True if it is none to be claimed. `on_down` is called when the connection is
-    lost, and with it the right to settle what came through it.
+    `known` is asked about every message: True if it is none to be claimed. `on_down` is called when a channel is lost,
+    and with it the right to settle what came through it.
     """
 
     def __init__(
@@ -76,7 +87,7 @@ class Consumers:
         """They receive nothing any more; what came from them can still be settled."""
         self._sleepers = set[asyncio.Event]()
         self._starting = asyncio.Lock()
-        self._strays = set[asyncio.Task[None]]()
+        self._tasks = set[asyncio.Task[None]]()
         self._prefetch = 0
 
     async def open(self) -> None:
@@ -86,7 +97,13 @@ class Consumers:
     async def close(self) -> None:
         """End the connection: the server takes back what was not settled. Who waits is woken."""
         self._wake()
+        self._inboxes, receivers, self._receivers = {}, self._receivers, {}
+        for receiver in (*receivers.values(), *self._retired):
+            receiver.lose()
         await self._link.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def check(self) -> None:
         """Raise `BrokerUnavailable` if the connection is lost."""
@@ -95,22 +112,21 @@ class Consumers:
     async def consume(self, queues: Sequence[str], prefetch: int) -> bool:
         """Have jobs of these queues delivered, at most `prefetch` unsettled ones for each queue and band.
 
-        False if they were all along.
+        False if they were all along. Makes queues that are not there. Raises `BrokerUnavailable` or `BrokerRefused`.
         """
-        if self._inboxes.keys() >= set(queues) and not self._starting.locked():
+        if self._inboxes.keys() >= set(queues) and not self._missing() and not self._starting.locked():
             return False
         async with self._starting:
             self._prefetch = prefetch
-            missing = [queue for queue in queues if queue not in self._inboxes]
-            for queue in missing:
-                await self._start(self._link.now, queue)
-            return bool(missing)
+            for queue in queues:
+                self._inboxes.setdefault(queue, _Inbox())
+            return await self._start_missing(self._link.now)
 
     async def stop(self) -> list[Arrival]:
         """Have no more jobs delivered. Returns those that were not claimed, which are to be given back."""
         async with self._starting:
             for receiver in self._receivers.values():
-                await receiver.stop()
+                await receiver.stop(self._target.timeout)
             self._retired += self._receivers.values()
             self._receivers.clear()
             inboxes, self._inboxes = self._inboxes, {}  # not before, for some may have been on their way
@@ -140,14 +156,19 @@ class Consumers:
 
         What a server answers on a channel comes after what it has delivered there before.
         """
-        wanted = [(key, receiver) for key, receiver in self._receivers.items() if key[0] in queues]
+        names = [
+            (self._topology.ready(*key), receiver) for key, receiver in self._receivers.items() if key[0] in queues
+        ]
         for _ in range(2):  # what the queue sends while it answers for the first time comes before the second answer
-            await asyncio.gather(*(receiver.fence(self._topology.ready(*key)) for key, receiver in wanted))
+            await asyncio.gather(*(receiver.fence(name, self._target.timeout) for name, receiver in names))
 
     async def flush(self) -> None:
         """Send the acknowledgements."""
         for receiver in (*self._receivers.values(), *self._retired):
             await receiver.flush()
+        for receiver in [one for one in self._retired if one.is_settled]:
+            self._retired.remove(receiver)
+            self._spawn(receiver.close(self._target.timeout))
 
     async def wait(self, queues: Sequence[str], seconds: float) -> None:
         """Return when a job has arrived, or after `seconds`."""
@@ -165,17 +186,26 @@ class Consumers:
     def _has_any(self, queues: Iterable[str]) -> bool:
         return any(self._inboxes[queue].all() for queue in queues if queue in self._inboxes)
 
-    async def _start(self, connection: Connection, queue: str) -> None:
-        self._inboxes[queue] = _Inbox()  # first, for jobs arrive before the server has answered
-        try:
-            for band in BANDS:
-                channel = await open_channel(connection)
-                receiver = Receiver(channel, queue, _PRIORITY[band], self._arrive(queue, band))
-                self._receivers[queue, band] = receiver
-                await receiver.start(self._topology.ready(queue, band), self._prefetch)
-        except BROKEN as exc:
-            self._inboxes.pop(queue, None)
-            raise undeclared(exc, self._target.masked) from exc
+    def _missing(self) -> list[tuple[str, Band]]:
+        return [(queue, band) for queue in self._inboxes for band in BANDS if (queue, band) not in self._receivers]
+
+    async def _start_missing(self, connection: Connection) -> bool:
+        missing = self._missing()
+        for queue in dict.fromkeys(queue for queue, _ in missing):
+            await declare(connection, self._topology.of_queue(queue), self._target)
+        for queue, band in missing:
+            try:
+                await self._start(connection, queue, band)
+            except BROKEN as exc:
+                raise undeclared(exc, self._target.masked) from exc
+        return bool(missing)
+
+    async def _start(self, connection: Connection, queue: str, band: Band) -> None:
+        channel = await open_channel(connection, self._target)
+        receiver = Receiver(channel, queue, _PRIORITY[band], self._arrive(queue, band), self._ended)
+        await receiver.start(self._topology.ready(queue, band), self._prefetch, self._target.timeout)
+        if not receiver.is_over:
+            self._receivers[queue, band] = receiver
 
     def _arrive(self, queue: str, band: Band) -> Callable[[Arrival], None]:
         def arrive(arrival: Arrival) -> None:
@@ -183,19 +213,43 @@ class Consumers:
                 return
             inbox = self._inboxes.get(queue)
             if inbox is None:  # it was on its way when `stop` was called
-                self._strays.add(task := asyncio.create_task(arrival.receiver.nack([arrival])))
-                task.add_done_callback(self._strays.discard)
+                self._spawn(arrival.receiver.nack([arrival]))
                 return
             inbox.add(arrival)
             self._wake()
 
         return arrive
 
+    def _ended(self, receiver: Receiver) -> None:
+        """Its queue was deleted, or its channel was closed: go on with another."""
+        key = next((key for key, other in self._receivers.items() if other is receiver), None)
+        if key is None:
+            return
+        del self._receivers[key]
+        if receiver.is_closed:
+            self._inboxes[key[0]].drop(receiver)
+            self._lost()
+        else:
+            self._retired.append(receiver)
+            self._spawn(receiver.stop(self._target.timeout))
+        log.warning("jobs of queue %r no longer came in; consuming it again", key[0])
+        self._spawn(self._repair())
+
+    async def _repair(self) -> None:
+        try:
+            async with self._starting:
+                await self._start_missing(self._link.now)
+        except BrokerError as exc:
+            log.warning("%s", exc)
+        self._wake()  # if it could not be done, whoever asks for jobs next will try again, and tell
+
     async def _consume_again(self, connection: Connection) -> None:
-        for queue in tuple(self._inboxes):
-            await self._start(connection, queue)
+        async with self._starting:
+            await self._start_missing(connection)
 
     def _on_down(self) -> None:
+        for receiver in (*self._receivers.values(), *self._retired):
+            receiver.lose()
         self._receivers.clear()
         self._retired.clear()
         for queue in self._inboxes:
@@ -206,3 +260,7 @@ class Consumers:
     def _wake(self) -> None:
         for sleeper in self._sleepers:
             sleeper.set()
+
+    def _spawn(self, coroutine: Coroutine[object, object, None]) -> None:
+        self._tasks.add(task := asyncio.create_task(coroutine))
+        task.add_done_callback(self._tasks.discard)

@@ -18,7 +18,12 @@ _COARSE_FROM: Final = 60.0
 
 
 def ticks(delay: float) -> int:
-    """`delay` (seconds, above 0, at most `LONGEST`) in units."""
+    """`delay` (seconds, above 0) in units, rounded up.
+
+    The longest that there is for what is longer: whoever receives that too early sends it through once more.
+    """
+    if delay >= LONGEST:
+        return (1 << LEVELS) - 1
     if delay >= _COARSE_FROM:
         return min(math.ceil(delay) * round(1 / UNIT), (1 << LEVELS) - 1)
     return max(1, math.ceil(delay / UNIT - 1e-9))

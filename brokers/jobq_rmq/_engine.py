@@ -117,7 +117,6 @@ class Engine:
 
     async def _claim(self, claim: Claim, deliveries: list[Delivery]) -> None:
         """Add to `deliveries`. None are added only if there are none, or others have them."""
-        await self._publisher.declare(claim.queues)
         if await self._consumers.consume(claim.queues, self._prefetch()):
             await self._consumers.fence(claim.queues)
         await self._take(claim, deliveries)

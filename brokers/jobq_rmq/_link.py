@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final, cast
 
@@ -11,7 +11,7 @@ import aiormq
 from aiormq import Connection
 from aiormq.exceptions import AMQPError
 
-from jobq.errors import BrokerError, BrokerUnavailable
+from jobq.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from jobq_rmq._errors import unreachable
 from jobq_rmq._url import Target
 
@@ -47,22 +47,24 @@ class Link:
         self._task = asyncio.create_task(self._keep(connection), name=f"jobq rmq {self._name}")
 
     async def get(self) -> Connection:
-        """The connection, as soon as there is one. Raises `BrokerUnavailable` after the timeout."""
+        """The connection, as soon as there is one. Raises `BrokerRefused`, or `BrokerUnavailable` after the timeout."""
         try:
             async with asyncio.timeout(self._target.timeout):
-                while self._connection is None:
+                while self._connection is None and not isinstance(self._error, BrokerRefused):
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise self._error or BrokerUnavailable(f"RabbitMQ at {self._target.masked} has not answered") from None
-        return self._connection
+            pass
+        return self.now
 
     @property
     def now(self) -> Connection:
-        """The connection. Raises `BrokerUnavailable` if there is none at the moment."""
-        if self._connection is None:
-            raise self._error or BrokerUnavailable(f"the connection to RabbitMQ at {self._target.masked} was lost")
-        return self._connection
+        """The connection. Raises `BrokerUnavailable` or `BrokerRefused` if there is none at the moment."""
+        if self._connection is not None:
+            return self._connection
+        if self._error is not None:  # anew: it is raised to several callers
+            raise type(self._error)(str(self._error))
+        raise BrokerUnavailable(f"the connection to RabbitMQ at {self._target.masked} was lost")
 
     async def close(self) -> None:
         """End it; a server that does not answer is not waited for."""
@@ -87,20 +89,20 @@ class Link:
         self._changed.set()
 
     async def _reconnect(self) -> Connection:
-        pause = _FIRST_PAUSE
-        while True:
-            await asyncio.sleep(random.uniform(0, pause))
+        for pause in pauses():
+            await asyncio.sleep(pause)
             try:
                 connection = await self._connect()
             except BrokerError as exc:
                 if str(exc) != str(self._error):
                     log.warning("%s; trying again", exc)
                 self._error = exc
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                self._changed.set()
             else:
                 self._error = None
                 log.info("the %s connection to %s is there again", self._name, self._target.masked)
                 return connection
+        raise AssertionError
 
     async def _connect(self) -> Connection:
         """To the first address that answers, in random order, so that servers share their clients."""
@@ -128,6 +130,17 @@ class Link:
                 await _close(connection)
             raise
         return connection
+
+
+def pauses() -> Iterator[float]:
+    """Seconds before each attempt, longer and longer.
+
+    By chance, too: clients that were cut off together do not come back together.
+    """
+    longest = _FIRST_PAUSE
+    while True:
+        yield random.uniform(0, longest)
+        longest = min(longest * 2, _LONGEST_PAUSE)
 
 
 def _shuffled(addresses: Sequence[str]) -> Sequence[str]:

@@ -1,19 +1,19 @@
 """Publishing with confirms, on a connection that does nothing else: an alarm on the server blocks whoever publishes."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from aiormq import Channel, Connection
-from aiormq.exceptions import AMQPError, PublishError
+from aiormq.exceptions import PublishError
 from pamqp.base import Frame
 from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
 from jobq.errors import BrokerError, BrokerFull, BrokerUnavailable, OutcomeUnknown
-from jobq_rmq._declare import declare, open_channel, write
+from jobq_rmq._declare import BROKEN, declare, is_closed, open_channel, room, write
 from jobq_rmq._errors import reason, unpublished
 from jobq_rmq._link import Link
 from jobq_rmq._messages import Message
@@ -21,6 +21,12 @@ from jobq_rmq._topology import Topology
 from jobq_rmq._url import Target
 
 _Confirm = asyncio.Future[object]
+_GLANCE: Final = 0.05
+"""Seconds for which a server is waited for that was blocking already when somebody else waited for it."""
+
+_MOURNING: Final = 0.25
+"""Seconds before a queue that was deleted is made again. RabbitMQ 3.10 takes some milliseconds to tell the consumers of
+a quorum queue that it is gone; if it is there again by then, they are not told, and what is sent to them is lost."""
 
 
 class Publisher:
@@ -34,7 +40,9 @@ class Publisher:
         self._queues = set[str]()
         """Those that are known to be there."""
         self._ladder = False
-        self._declaring = asyncio.Lock()
+        self._preparing = asyncio.Lock()
+        self._full = False
+        """Whether the server let somebody wait in vain, and nobody has seen it accept anything since."""
 
     async def open(self) -> None:
         """Connect. Raises `BrokerUnavailable` or `BrokerRefused`."""
@@ -49,52 +57,74 @@ class Publisher:
 
         Raises `BrokerUnavailable`, `BrokerRefused` or `BrokerFull` if nothing was sent.
         """
+        if not messages:
+            return []
         results = await self._try(messages)
         returned = [index for index, result in enumerate(results) if isinstance(result, _Returned)]
         if returned:  # somebody has deleted a queue: it is made again
+            await asyncio.sleep(_MOURNING)
             self._queues.difference_update(messages[index].queue for index in returned)
-            repeated = await self._try([messages[index] for index in returned])
-            for index, result in zip(returned, repeated, strict=True):
+            self._ladder = self._ladder and not any(messages[index].levels for index in returned)
+            for index, result in zip(returned, await self._again([messages[i] for i in returned]), strict=True):
                 results[index] = result
         return results
 
-    async def declare(self, queues: Iterable[str]) -> None:
-        """See to it that these queues of jobs are there. Raises `BrokerRefused` or `BrokerUnavailable`."""
-        if self._queues.issuperset(queues):
-            return
-        connection = await self._link.get()
-        async with self._declaring:
-            for queue in queues:
-                if queue not in self._queues:
-                    await declare(connection, self._topology.of_queue(queue), self._target.masked)
-                    self._queues.add(queue)
+    async def _again(self, messages: Sequence[Message]) -> Sequence[BrokerError | None]:
+        try:
+            return await self._try(messages)
+        except BrokerError as exc:  # others may be stored
+            return [exc] * len(messages)
 
     async def _try(self, messages: Sequence[Message]) -> list[BrokerError | None]:
-        await self._unblocked()
-        await self.declare({message.queue for message in messages})
-        if not self._ladder and any(message.levels for message in messages):
-            await self._declare_ladder()
-        confirms = await self._send(messages)
+        try:
+            async with asyncio.timeout(self._target.timeout):
+                await self._unblocked(await self._link.get())
+                channel = await self._ready(messages)
+        except TimeoutError:
+            raise BrokerUnavailable(f"RabbitMQ at {self._target.masked} has not answered in time") from None
+        confirms = await self._send(channel, messages)
         await asyncio.wait(confirms, timeout=self._target.timeout)
         return [self._result(confirm) for confirm in confirms]
 
-    async def _send(self, messages: Sequence[Message]) -> list[_Confirm]:
+    async def _unblocked(self, connection: Connection) -> None:
+        try:
+            async with asyncio.timeout(_GLANCE if self._full else self._target.timeout * 0.9):
+                await connection.ready()
+        except TimeoutError:
+            self._full = True
+            raise BrokerFull(
+                f"RabbitMQ at {self._target.masked} takes no messages: it has run low on memory or disk"
+            ) from None
+        self._full = False
+
+    async def _ready(self, messages: Sequence[Message]) -> Channel:
+        """The channel, when there is all that these messages need."""
+        async with self._preparing:
+            if self._channel is None or is_closed(self._channel):
+                await self._prepare(await self._link.get())
+            connection = await self._link.get()
+            for queue in {message.queue for message in messages} - self._queues:
+                await declare(connection, self._topology.of_queue(queue), self._target)
+                self._queues.add(queue)
+            if not self._ladder and any(message.levels for message in messages):
+                await declare(connection, self._topology.ladder(), self._target)
+                self._ladder = True
+            assert self._channel is not None
+            return self._channel
+
+    async def _send(self, channel: Channel, messages: Sequence[Message]) -> list[_Confirm]:
         """Write all of them in one go.
 
         `Channel.basic_publish` can be cancelled, by a timeout too, and if that meets the return of its message, the
         channel's reader ends and all other publishes hang. These futures are left alone.
         """
-        channel = await self._open_channel()
-        confirms: list[_Confirm] = []
-        frames: list[Frame | ContentHeader | ContentBody] = []
+        frames = [frame for message in messages for frame in _frames(message, channel.max_content_size)]
         try:
-            async with channel.lock:
-                for message in messages:
-                    confirms.append(_expect(channel, message.id))
-                    frames += _frames(message, channel.max_content_size)
-                await write(channel, frames)
-        except (AMQPError, OSError, RuntimeError) as exc:
+            await room(channel)
+        except BROKEN as exc:
             raise BrokerUnavailable(f"RabbitMQ at {self._target.masked} was lost ({reason(exc)})") from exc
+        confirms = [_expect(channel, message.id) for message in messages]
+        write(channel, frames)
         return confirms
 
     def _result(self, confirm: _Confirm) -> BrokerError | None:
@@ -108,33 +138,19 @@ class Publisher:
             return _Returned(str(unpublished(error, url)))
         return None if error is None else unpublished(error, url)
 
-    async def _unblocked(self) -> None:
-        connection = await self._link.get()
-        try:
-            async with asyncio.timeout(self._target.timeout):
-                await connection.ready()
-        except TimeoutError:
-            raise BrokerFull(
-                f"RabbitMQ at {self._target.masked} takes no messages: it has run low on memory or disk"
-            ) from None
-
-    async def _open_channel(self) -> Channel:
-        if self._channel is None or self._channel.is_closed:  # a mistake in one publish closes it for all
-            self._channel = await open_channel(await self._link.get(), confirms=True)
-        return self._channel
-
-    async def _declare_ladder(self) -> None:
-        connection = await self._link.get()
-        async with self._declaring:
-            if not self._ladder:
-                await declare(connection, self._topology.ladder(), self._target.masked)
-                self._ladder = True
-
     async def _prepare(self, connection: Connection) -> None:
+        """Open the channel, and see to what everybody needs.
+
+        The channel is also opened again when a mistake in one publish has closed it for all. The mistake may have been
+        ours: to believe that something is still there which somebody has deleted.
+        """
         self._queues.clear()
-        self._ladder = False
-        await declare(connection, self._topology.base(), self._target.masked)
-        self._channel = await open_channel(connection, confirms=True)
+        self._ladder = self._full = False
+        await declare(connection, self._topology.base(), self._target)
+        try:
+            self._channel = await open_channel(connection, self._target, confirms=True)
+        except BROKEN as exc:
+            raise BrokerUnavailable(f"RabbitMQ at {self._target.masked} was lost ({reason(exc)})") from exc
 
 
 class _Returned(BrokerUnavailable):

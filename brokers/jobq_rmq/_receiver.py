@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any, cast
+from uuid import uuid4
 
 from aiormq import Channel
 from aiormq.abc import DeliveredMessage
@@ -10,7 +12,7 @@ from pamqp.base import Frame
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from jobq_rmq._declare import BROKEN, write
+from jobq_rmq._declare import BROKEN, is_closed, room, write
 from jobq_rmq._intake import Intake
 from jobq_rmq._messages import Stored, stored
 
@@ -28,41 +30,79 @@ class Arrival:
 
 
 class Receiver:
-    """Receives from one queue and settles what came from it."""
+    """Receives from one queue and settles what came from it.
 
-    def __init__(self, channel: Channel, queue: str, priority: int, on_arrival: Callable[[Arrival], None]) -> None:
+    `on_end` is called when it receives nothing any more, because the queue was deleted or the channel closed.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        queue: str,
+        priority: int,
+        on_arrival: Callable[[Arrival], None],
+        on_end: Callable[["Receiver"], None],
+    ) -> None:
         self._channel = channel
         self._queue = queue
         self._priority = priority
         self._on_arrival = on_arrival
+        self._on_end = on_end
         self._consumer = ""
+        self._highest = 0
+        """The last tag received."""
         self._lowest = 1
         """All below it are settled."""
         self._settled = set[int]()
         self._acked: list[int] = []
         """Not said yet."""
+        self._lost = False
+        self._over = False
 
     @property
     def is_closed(self) -> bool:
         """Whether what was received can no longer be settled: it comes again, here or elsewhere."""
-        return self._channel.is_closed
+        return self._lost or is_closed(self._channel)
 
-    async def start(self, name: str, prefetch: int) -> None:
+    @property
+    def is_over(self) -> bool:
+        """Whether it receives nothing any more."""
+        return self._over or self.is_closed
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the server has been told what became of all that was received."""
+        return not self._acked and self._highest == self._lowest - 1 + len(self._settled)
+
+    async def start(self, name: str, prefetch: int, seconds: float) -> None:
         """Have at most `prefetch` unsettled messages of the queue `name` delivered. Raises the library's exceptions."""
-        await self._channel.basic_qos(prefetch_count=prefetch)
-        Intake(self._channel, self._receive)
-        answer = await self._channel.basic_consume(name, _never)
+        channel = self._channel
+        await channel.basic_qos(prefetch_count=prefetch, timeout=seconds)
+        channel.on_consumer_cancel_callbacks.add(self._ended)
+        cast("Any", channel).closing.add_done_callback(self._ended)
+        Intake(channel, self._receive)
+        answer = await channel.basic_consume(name, _never, timeout=seconds)
         self._consumer = answer.consumer_tag or ""
 
-    async def stop(self) -> None:
+    async def stop(self, seconds: float) -> None:
         """Have nothing more delivered; what was can still be settled."""
         with suppress(*BROKEN):
-            await self._channel.basic_cancel(self._consumer)
+            await self._channel.basic_cancel(self._consumer, timeout=seconds)
 
-    async def fence(self, name: str) -> None:
+    async def close(self, seconds: float) -> None:
+        """Close the channel: what is not settled is delivered again."""
+        self._lost = True
+        with suppress(*BROKEN):
+            await self._channel.close(timeout=seconds)
+
+    def lose(self) -> None:
+        """The connection is lost, which the channel may be the last to know."""
+        self._lost = True
+
+    async def fence(self, name: str, seconds: float) -> None:
         """Return when all has arrived that was in the queue `name` before, as far as the prefetch allows."""
         with suppress(*BROKEN):
-            await self._channel.queue_declare(name, passive=True)
+            await self._channel.queue_declare(name, passive=True, timeout=seconds)
 
     def ack(self, arrival: Arrival) -> None:
         """Have the server forget it, with the next `flush`."""
@@ -70,15 +110,21 @@ class Receiver:
 
     async def flush(self) -> None:
         """Say what was acknowledged: all up to the first unsettled message at once, the others one by one."""
-        if self._acked and not self.is_closed:
+        if self._acked and await self._has_room():
             acked, self._acked = self._acked, []
-            await self._write(self._acks(acked))
+            write(self._channel, self._acks(acked))
 
     async def nack(self, arrivals: Sequence[Arrival]) -> None:
         """Have them delivered again, here or elsewhere."""
-        if arrivals and not self.is_closed:
+        if arrivals and await self._has_room():
             self._settled.update(arrival.tag for arrival in arrivals)
-            await self._write([Basic.Nack(delivery_tag=arrival.tag, requeue=True) for arrival in arrivals])
+            write(self._channel, [Basic.Nack(delivery_tag=arrival.tag, requeue=True) for arrival in arrivals])
+
+    async def _has_room(self) -> bool:
+        with suppress(*BROKEN):
+            await room(self._channel)
+            return not self._lost
+        return False
 
     def _acks(self, acked: list[int]) -> list[Frame]:
         self._settled.update(acked)
@@ -89,15 +135,15 @@ class Receiver:
         frames: list[Frame] = [Basic.Ack(delivery_tag=max(below), multiple=True)] if below else []
         return frames + [Basic.Ack(delivery_tag=tag) for tag in acked if tag >= self._lowest]
 
-    async def _write(self, frames: Sequence[Frame]) -> None:
-        with suppress(*BROKEN):
-            await write(self._channel, frames)
+    def _ended(self, _: object) -> None:
+        self._over = True
+        self._on_end(self)
 
     def _receive(self, delivery: Basic.Deliver, header: ContentHeader, body: bytes) -> None:
-        properties = header.properties
+        properties, self._highest = header.properties, delivery.delivery_tag or 0
         job = stored(properties, body, self._queue, self._priority)
-        message, tag = properties.message_id or "", delivery.delivery_tag or 0
-        self._on_arrival(Arrival(job, message, self, tag, bool(delivery.redelivered)))
+        message = properties.message_id or uuid4().hex  # two without an id are not the same message
+        self._on_arrival(Arrival(job, message, self, self._highest, bool(delivery.redelivered)))
 
 
 async def _never(_: DeliveredMessage) -> None:

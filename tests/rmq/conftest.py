@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from blockbuster import blockbuster_ctx
 
 from tests.rmq.node import Cluster, Node, one, three
 
@@ -19,3 +20,20 @@ def cluster() -> Iterator[Cluster]:
     """Three nodes of the test's own. They take twenty seconds: give the test a longer timeout."""
     with three() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def patient() -> Iterator[Node]:
+    """A node for tests that harm it and then leave it as it was."""
+    with one() as node:
+        yield node
+
+
+@pytest.fixture(autouse=True)
+def _no_blocked_loop() -> Iterator[None]:
+    """Fail tests in which our code blocks an event loop, but for what a worker reads once, when it starts."""
+    with blockbuster_ctx(["jobq", "jobq_rmq"], excluded_modules=["jobq.testing"]) as blocking:
+        for function in blocking.functions.values():
+            function.can_block_in("jobq/plugins.py", "open_broker")
+            function.can_block_in("jobq/worker/identity.py", {"host_id", "_start_time", "_is_dead"})
+        yield

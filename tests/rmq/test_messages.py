@@ -1,0 +1,168 @@
+"""Jobs as messages, and messages of others as jobs."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pamqp.commands import Basic
+
+from jobq.codec import decode_job, encode_job
+from jobq.model import Crash, Job, Trail
+from jobq_rmq import _messages
+from jobq_rmq._delay import LONGEST
+from jobq_rmq._messages import Message, Stored
+from jobq_rmq._topology import Topology
+
+TOPOLOGY = Topology("p", "quorum")
+JOB = Job(id="j", task="t", queue="mail", priority=4)
+OURS = {"jobq-id", "jobq-queue", "jobq-trail", "jobq-crashes", "jobq-eta"}
+DEATHS = [{"count": 3, "queue": "p.delay.quorum.v1.03", "reason": "expired", "exchange": "x", "routing-keys": ["k"]}]
+
+
+def received(
+    body: bytes = encode_job(JOB), headers: dict[str, Any] | None = None, message_id: str | None = None
+) -> Stored:
+    """A message as it comes out of the queue of urgent mail."""
+    return _messages.stored(Basic.Properties(headers=headers, message_id=message_id), body, "mail", 3)
+
+
+def published(old: Stored) -> list[Message]:
+    """Everything that may take a message's place."""
+    note = Crash(7, 1.0, "w")
+    return [
+        _messages.again(TOPOLOGY, old, queue="mail", trail=None, delay=0),
+        _messages.again(TOPOLOGY, old, queue="other", trail=Trail(attempt=1), delay=5),
+        _messages.after_crash(TOPOLOGY, old, note),
+        _messages.copy(TOPOLOGY, old),
+        _messages.dead(TOPOLOGY, old, Trail(attempt=2)),
+    ]
+
+
+def test_no_header_of_the_servers_is_ever_copied() -> None:
+    hostile = {"x-death": DEATHS, "x-first-death-queue": "q", "x-delivery-count": 3, "x-delay": 5, "CC": ["elsewhere"]}
+    for message in published(received(headers={"jobq-id": "j", **hostile})):
+        assert message.headers.keys() <= OURS
+        assert set(message.properties().headers or ()) <= OURS
+        assert encode_job(JOB) == message.body
+
+
+def test_where_a_message_goes_comes_from_the_job_and_not_from_its_delivery() -> None:
+    old = received(headers={"jobq-id": "j", "jobq-queue": "elsewhere"})
+    again, moved, *_ = published(old)
+    assert (again.exchange, again.key) == ("p.jobs", "high.mail")
+    assert moved.exchange.startswith("p.delay.")
+    assert moved.key.endswith(".high.other")
+    assert _messages.dead(TOPOLOGY, old, Trail()).key == TOPOLOGY.grave("mail")
+
+
+def test_keys_do_not_grow_from_retry_to_retry() -> None:
+    old = received(headers={"jobq-id": "j"})
+    keys = set[str]()
+    for _ in range(50):
+        message = _messages.again(TOPOLOGY, old, queue="mail", trail=Trail(attempt=1), delay=5)
+        keys.add(message.key)
+        old = received(message.body, message.headers, message_id=message.id)
+    assert len(keys) == 1
+
+
+def test_all_that_is_published_is_persistent_and_has_an_id_and_no_expiration() -> None:
+    for message in [_messages.new(TOPOLOGY, JOB, 0), *published(received())]:
+        properties = message.properties()
+        assert properties.delivery_mode == 2
+        assert properties.message_id
+        assert properties.expiration is None
+        assert properties.priority is None
+
+
+def test_two_publishes_of_one_job_have_different_ids() -> None:
+    messages = [_messages.new(TOPOLOGY, JOB, 0), _messages.new(TOPOLOGY, JOB, 0), *published(received())]
+    assert len({message.id for message in messages}) == len(messages)
+
+
+def test_what_is_published_comes_back_as_it_was() -> None:
+    crashes = (Crash(1, 2.0, "w"), Crash(2, 3.0, "v"))
+    trail = Trail(attempt=3)
+    old = Stored("j", "mail", 3, encode_job(JOB), None, crashes, 0.0)
+    message = _messages.again(TOPOLOGY, old, queue="mail", trail=trail, delay=0)
+    delivery = received(message.body, message.properties().headers, message_id=message.id).delivery(9)
+    assert delivery.job == JOB
+    assert (delivery.epoch, delivery.trail, delivery.crashes, delivery.malformed) == (9, trail, crashes, None)
+
+
+def test_a_job_that_is_given_back_stays_as_it_was() -> None:
+    crashes = (Crash(1, 2.0, "w"), Crash(2, 3.0, "v"))
+    message = _messages.copy(TOPOLOGY, Stored("j", "mail", 3, encode_job(JOB), None, crashes, 0.0))
+    assert received(message.body, message.headers).crashes == crashes
+
+
+@pytest.mark.parametrize("delay", [0.0, -1.0, -1e300])
+def test_what_is_due_goes_straight_to_its_queue(delay: float) -> None:
+    message = _messages.new(TOPOLOGY, JOB, delay)
+    assert (message.exchange, message.levels) == ("p.jobs", False)
+    assert "jobq-eta" not in message.headers
+
+
+@pytest.mark.parametrize("delay", [0.001, 59.99, 1e6, LONGEST, 1e11])
+def test_what_is_not_due_goes_through_the_ladder_and_says_until_when(delay: float) -> None:
+    message = _messages.new(TOPOLOGY, JOB, delay)
+    assert message.exchange.startswith("p.delay.quorum.v1.")
+    assert message.levels
+    assert received(message.body, message.headers).eta > 1e9
+
+
+TEXTS = st.text(max_size=8) | st.sampled_from(
+    ["nan", "inf", "-inf", "1e999", "[[1,2,3]]", "null", "[]", "{}", "x" * 300]
+)
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats() | TEXTS | st.binary(max_size=8),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(TEXTS, values, max_size=3),
+    max_leaves=5,
+)
+BODIES = st.binary(max_size=30) | st.sampled_from(
+    [b"", b"{", b"null", b"[" * 100_000, b'{"id":"j","task":"t","v":9}', b'{"id":1}', b"\xff\xfe", encode_job(JOB)]
+)
+
+
+@given(
+    body=BODIES,
+    headers=st.none() | st.dictionaries(st.sampled_from(sorted(OURS)) | TEXTS, VALUES, max_size=6),
+    message_id=st.none() | st.text(max_size=5),
+)
+def test_no_message_of_others_raises_and_all_that_is_no_job_is_malformed(
+    body: bytes, headers: dict[str, Any] | None, message_id: str | None
+) -> None:
+    old = received(body, headers, message_id=message_id)
+    delivery = old.delivery(1)
+    assert delivery.job.queue == "mail"
+    assert delivery.job.id
+    if delivery.malformed is None:
+        assert decode_job(body).id == delivery.job.id
+    else:
+        assert bytes(memoryview(delivery.job.body)) == body
+    for message in published(old):
+        assert message.headers.keys() <= OURS
+        json.dumps(message.headers)
+        received(message.body, message.headers).delivery(2)
+
+
+@pytest.mark.parametrize("body", [b"", b"garbage", b"\xff\x00", b"[]", encode_job(Job(id="other", task="t"))])
+def test_a_body_that_is_not_this_job_is_malformed_and_kept(body: bytes) -> None:
+    delivery = received(body, {"jobq-id": "j"}).delivery(1)
+    assert delivery.malformed
+    assert (delivery.job.id, bytes(memoryview(delivery.job.body))) == ("j", body)
+
+
+def test_a_trail_that_cannot_be_read_is_malformed_and_crash_notes_are_none() -> None:
+    assert received(headers={"jobq-id": "j", "jobq-trail": "garbage"}).delivery(1).malformed
+    clean = received(headers={"jobq-id": "j", "jobq-crashes": "garbage"}).delivery(1)
+    assert (clean.malformed, clean.crashes) == (None, ())
+
+
+@pytest.mark.parametrize("eta", ["nan", "inf", "-inf", "1e999", "soon", "", None, 5, True, b"5", {"a": 1}])
+def test_an_eta_that_is_none_never_raises(eta: object) -> None:
+    old = received(headers={"jobq-id": "j", "jobq-eta": eta})
+    assert isinstance(old.eta, float)
+    if old.eta > 0:
+        _messages.again(TOPOLOGY, old, queue="mail", trail=None, delay=old.eta)

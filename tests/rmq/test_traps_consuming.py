@@ -1,0 +1,305 @@
+"""Traps for workers: whatever happens to a connection, a channel or a queue, a job runs, and in one worker once."""
+
+import asyncio
+import logging
+import random
+import select
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import accumulate, islice
+
+import pytest
+from pamqp.commands import Basic
+
+from jobq import App
+from jobq.errors import BrokerFull, BrokerRefused, BrokerUnavailable, OutcomeUnknown
+from jobq.worker import Worker
+from jobq_rmq import RmqBroker
+from jobq_rmq._declare import write
+from jobq_rmq._link import pauses
+from jobq_rmq._receiver import Receiver
+from jobq_rmq._topology import Kind
+from tests.proxy import Proxy
+from tests.rmq.node import Node
+from tests.rmq.tools import KINDS, Space, claim, collect, drain, envelope, lease, put, soon, space_on, stored_at_last
+
+both = pytest.mark.parametrize("kind", KINDS)
+app = App()
+runs = list[str]()
+go = asyncio.Event()
+
+
+@app.task
+async def note(name: str) -> None:
+    runs.append(name)
+
+
+@app.task
+async def wait(name: str) -> None:
+    runs.append(name)
+    await go.wait()
+
+
+@app.task
+async def nap(name: str, seconds: float) -> None:
+    runs.append(name)
+    await asyncio.sleep(seconds)
+
+
+@app.task
+async def block(name: str, seconds: float) -> None:
+    runs.append(name)
+    select.select([], [], [], seconds)  # `time.sleep` is watched
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    global go  # noqa: PLW0603 - of this test's loop
+    runs.clear()
+    go = asyncio.Event()
+
+
+@pytest.fixture
+async def space(rabbitmq_url: str) -> AsyncIterator[Space]:
+    async with space_on(rabbitmq_url) as space:
+        yield space
+
+
+@pytest.fixture
+async def harmed(patient: Node) -> AsyncIterator[Space]:
+    """On the server that is harmed."""
+    async with space_on(patient.url) as space:
+        yield space
+
+
+@asynccontextmanager
+async def working(url: str, concurrency: int = 10) -> AsyncGenerator[tuple[RmqBroker, Worker]]:
+    async with RmqBroker(url) as broker, Worker(app, broker, queues=["default"], concurrency=concurrency) as worker:
+        yield broker, worker
+
+
+@both
+@pytest.mark.parametrize("ends", ["before the worker is back", "after"])
+async def test_a_job_runs_once_though_all_connections_are_closed_meanwhile(
+    patient: Node, kind: Kind, ends: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "jobq.rmq")
+    async with space_on(patient.url) as space, app.client(space.url(kind)) as client:
+        async with working(space.url(kind)):
+            await client.perform_async(wait, "a")
+            await soon(lambda: runs)
+            await asyncio.to_thread(patient.close_all_connections)
+            await soon(lambda: "the consuming connection" in caplog.text)
+            if ends == "before the worker is back":
+                go.set()
+            await soon(lambda: "the consuming connection to" in caplog.text and "is there again" in caplog.text)
+            go.set()
+            await client.perform_async(note, "b")
+            await soon(lambda: "b" in runs)
+        assert runs == ["a", "b"]
+        async with RmqBroker(space.url(kind)) as broker:
+            assert await drain(broker) == []
+
+
+@both
+async def test_five_hundred_jobs_of_random_length_are_all_acknowledged_one_way_or_another(
+    space: Space, kind: Kind, caplog: pytest.LogCaptureFixture
+) -> None:
+    chance = random.Random(11)
+    async with app.client(space.url(kind)) as client, working(space.url(kind), concurrency=50):
+        calls = [nap.call(f"{number}", chance.uniform(0, 0.1)) for number in range(500)]
+        await client.perform_many(calls)
+        await soon(lambda: len(runs) >= 500, 30)
+    assert sorted(runs) == sorted(f"{number}" for number in range(500))
+    assert await space.ready() == 0
+    assert "PRECONDITION_FAILED" not in caplog.text
+    assert "closed" not in caplog.text
+
+
+@both
+async def test_a_body_that_blocks_the_loop_for_several_heartbeats_runs_once(
+    space: Space, kind: Kind, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = space.url(kind, heartbeat=1)
+    async with app.client(url) as client, working(url):
+        await client.perform_async(block, "a", 4.0)
+        await client.perform_async(note, "b")
+        await soon(lambda: "b" in runs)
+    assert sorted(runs) == ["a", "b"]
+    assert await space.ready() == 0
+    assert "was lost" not in caplog.text
+
+
+async def test_out_of_memory_is_told_in_time_and_stops_no_worker(patient: Node, harmed: Space) -> None:
+    url = harmed.url(timeout=1)
+    harmed.queues.add("other")
+    async with RmqBroker(url) as broker, app.client(harmed.url()) as client:
+        await put(broker, "warm", queue="other")
+        await client.perform_many([wait.call(f"{number}") for number in range(10)])
+        await client.perform_many([note.call(f"later {number}") for number in range(50)])
+        async with working(url) as (_, worker):
+            await soon(lambda: len(runs) == 10)
+            async with alarm(patient):
+                with pytest.raises((BrokerFull, OutcomeUnknown)):  # a server may still take the first
+                    await put(broker, "caught", queue="other")
+                for _ in range(3):
+                    began = time.monotonic()
+                    with pytest.raises(BrokerFull):
+                        await put(broker, "refused", queue="other")
+                    assert time.monotonic() - began < 1.5
+                go.set()
+                await soon(lambda: len(runs) == 60)
+                await soon(lambda: worker.running == 0)
+            async with asyncio.timeout(10):
+                while True:
+                    try:
+                        await put(broker, "normal", queue="other")
+                    except BrokerFull:
+                        continue
+                    break
+        found = await drain(broker, "other")
+        assert "refused" not in found
+        assert {"warm", "normal"} <= set(found)
+
+
+@asynccontextmanager
+async def alarm(patient: Node) -> AsyncGenerator[None]:
+    """The server is out of memory inside."""
+    context = patient.memory_alarm()
+    await asyncio.to_thread(context.__enter__)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(context.__exit__, None, None, None)
+
+
+async def test_stopping_while_the_server_is_out_of_memory_takes_seconds_at_most(patient: Node, harmed: Space) -> None:
+    async with alarm(patient):
+        began = time.monotonic()
+        async with RmqBroker(harmed.url(timeout=1)) as broker, Worker(app, broker, grace=0.1) as worker:
+            for _ in range(2):
+                with pytest.raises((BrokerFull, BrokerUnavailable)):
+                    await put(broker, "a")
+            await soon(lambda: worker.running == 0)
+            began = time.monotonic()
+        assert time.monotonic() - began < 5
+
+
+@both
+async def test_a_queue_that_is_deleted_under_its_worker_is_consumed_again(space: Space, kind: Kind) -> None:
+    async with app.client(space.url(kind)) as client, working(space.url(kind)):
+        await client.perform_async(note, "a")
+        await soon(lambda: runs == ["a"])
+        for number in range(3):
+            await space.delete("high.default", "normal.default", "low.default")
+            began = time.monotonic()
+            await client.perform_async(note, f"b{number}")
+            await soon(partial(runs.__contains__, f"b{number}"), 5)
+            assert time.monotonic() - began < 5
+
+
+@both
+async def test_a_job_that_runs_while_its_queue_is_deleted_ends_without_harm(space: Space, kind: Kind) -> None:
+    async with app.client(space.url(kind)) as client, working(space.url(kind)):
+        await client.perform_async(wait, "a")
+        await soon(lambda: runs == ["a"])
+        await space.delete("normal.default")
+        await client.perform_async(note, "b")
+        await soon(lambda: "b" in runs)
+        go.set()
+    assert runs == ["a", "b"]
+    assert await space.ready() == 0
+
+
+@both
+async def test_a_channel_that_is_closed_alone_costs_no_job_a_second_run(
+    space: Space, kind: Kind, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with app.client(space.url(kind)) as client, working(space.url(kind)) as (broker, _):
+        await client.perform_async(wait, "a")
+        await soon(lambda: runs == ["a"])
+        home, engine = broker._shared.opened()
+        for receiver in [*engine._consumers._receivers.values()]:
+            # an acknowledgement of what was never delivered: the server closes the channel
+            home.loop.call_soon_threadsafe(confuse, receiver)
+        await soon(lambda: caplog.text.count("no longer came in") == 3)
+        await client.perform_async(note, "b")
+        await soon(lambda: "b" in runs)
+        go.set()
+    assert runs == ["a", "b"]
+    assert await space.ready() == 0
+    assert "connection to" not in caplog.text
+
+
+def confuse(receiver: Receiver) -> None:
+    write(receiver._channel, [Basic.Ack(delivery_tag=999_999)])
+
+
+async def test_a_queue_of_the_other_type_is_named_with_both_types_and_ways_out(space: Space) -> None:
+    async with RmqBroker(space.url("classic")) as broker:
+        await put(broker, "a")
+    with pytest.raises(BrokerRefused) as caught:
+        async with RmqBroker(space.url("quorum")):
+            pass
+    text = str(caught.value)
+    for part in (f"{space.prefix}.unroutable", "x-queue-type", "'quorum'", "'classic'", "?type=", "?prefix=", "delete"):
+        assert part in text
+
+
+async def test_a_queue_with_other_arguments_is_told_to_who_enqueues_and_who_works(space: Space) -> None:
+    async with RmqBroker(space.url()) as broker:
+        channel = await space.connection.channel()
+        await channel.queue_declare(f"{space.prefix}.high.default", durable=True, arguments={"x-max-length": 5})
+        with pytest.raises(BrokerRefused, match=r"high\.default.*\?prefix="):
+            await put(broker, "a")
+        await lease(broker)
+        with pytest.raises(BrokerRefused, match=r"high\.default.*\?prefix="):
+            await claim(broker)
+        await space.delete("high.default")
+        await put(broker, "a")
+        assert await drain(broker) == ["a"]
+
+
+async def test_a_queue_that_is_missing_when_it_is_looked_into_costs_nothing(space: Space) -> None:
+    async with RmqBroker(space.url()) as broker:
+        await put(broker, "a")
+        assert await drain(broker) == ["a"]
+        await space.delete("high.default", "normal.default", "low.default", "dead.default")
+        await drain(broker)  # looks into the queues of which it may not know yet that they are gone
+        await put(broker, "b")
+        assert [one.job.id for one, _ in await collect(broker, 1)] == ["b"]
+
+
+async def test_of_two_addresses_the_other_is_used_when_one_is_gone(space: Space) -> None:
+    login, _, place = space.server.removeprefix("amqp://").rstrip("/").rpartition("@")
+    host, _, port = place.partition(":")
+    async with Proxy(host, int(port)) as first, Proxy(host, int(port)) as second:
+        both_of_them = f"amqp://{login}@127.0.0.1:{first.port},127.0.0.1:{second.port}/"
+        async with RmqBroker(space.url(server=both_of_them)) as broker:
+            for number, gone in enumerate((first, second)):
+                gone.refuse()
+                await lease(broker)
+                await stored_at_last(broker, f"{number}")
+                assert f"{number}" in [one.job.id for one, _ in await collect(broker, 1)]
+                gone.heal()
+
+
+async def test_messages_without_an_id_are_all_run(space: Space) -> None:
+    async with RmqBroker(space.url()) as broker:
+        assert await drain(broker) == []
+        for number in range(3):
+            await space.publish("jobs", "normal.default", envelope(f"{number}"), headers={"jobq-id": f"{number}"})
+        assert sorted(await drain(broker)) == ["0", "1", "2"]
+
+
+def test_clients_that_were_cut_off_together_come_back_apart() -> None:
+    random.seed(17)
+    attempts = list(zip(*(islice(accumulate(pauses()), 12) for _ in range(50)), strict=True))
+    for number, moments in enumerate(attempts):
+        longest = min(0.1 * 2**number, 30)
+        assert max(moments) - min(moments) > longest / 2
+        crowd = max(sum(at <= other < at + longest / 10 for other in moments) for at in moments)
+        assert crowd <= 20
+    assert all(0 <= pause <= 30 for pause in islice(pauses(), 100))
