@@ -36,7 +36,7 @@ class LifePromises(Promises):
     async def test_a_twin_works_on_the_loop_of_another_thread(self, bench: Bench) -> None:
         twin = bench.broker.twin()
         if twin is None:
-            pytest.skip("this broker has no twin: its connection is the lease")
+            pytest.skip("this broker has no twin")
         await bench.put("a")
         worker = await bench.worker(lease=30)
         await worker.claim_one()
@@ -49,7 +49,7 @@ class LifePromises(Promises):
         async with bench.unopened() as broker:
             twin = broker.twin()
             if twin is None:
-                pytest.skip("this broker has no twin: its connection is the lease")
+                pytest.skip("this broker has no twin")
             async with twin:
                 pass
             await broker.enqueue([job("a")], bench.stamp())
