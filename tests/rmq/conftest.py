@@ -24,8 +24,12 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def patient() -> Iterator[Node]:
-    """A node for tests that harm it and then leave it as it was."""
-    with one() as node:
+    """A node for tests that harm it and then leave it as it was.
+
+    When a node starts, what has waited long enough in a quorum queue may be due before the queue is there where it
+    goes next. The node tries again, by default after three minutes.
+    """
+    with one("-rabbit", "dead_letter_worker_publisher_confirm_timeout", "1000") as node:
         yield node
 
 

@@ -187,6 +187,36 @@ async def test_stopping_while_the_server_is_out_of_memory_takes_seconds_at_most(
         assert time.monotonic() - began < 5
 
 
+async def test_jobs_that_waited_in_a_worker_are_not_charged_for_its_lost_connections(patient: Node) -> None:
+    async with space_on(patient.url) as space, RmqBroker(space.url()) as broker:
+        names = [f"{number}" for number in range(10)]
+        await put(broker, *names)
+        await lease(broker)
+        (held,) = (await claim(broker, limit=1)).deliveries
+        await asyncio.to_thread(patient.close_all_connections)
+        await lease(broker)
+        found = [held, *(one for one, _ in await collect(broker, 9))]
+        assert {one.job.id: one.crashes for one in found} == dict.fromkeys(names, ())
+
+
+async def test_pausing_and_going_on_leaves_no_channels_behind(space: Space) -> None:
+    async with RmqBroker(space.url()) as broker:
+        await lease(broker)
+        _, engine = broker._shared.opened()
+        consumers = engine._consumers
+        for _ in range(5):
+            await put(broker, "a")
+            await soon_claimed(broker)
+            await claim(broker, queues=(), limit=0)
+        await claim(broker)
+        await soon(lambda: len(consumers._link.now.channels) <= 4)
+
+
+async def soon_claimed(broker: RmqBroker) -> None:
+    """Claim and finish one job."""
+    assert len(await collect(broker, 1)) == 1
+
+
 @both
 async def test_a_queue_that_is_deleted_under_its_worker_is_consumed_again(space: Space, kind: Kind) -> None:
     async with app.client(space.url(kind)) as client, working(space.url(kind)):
