@@ -2,20 +2,19 @@
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from aiormq import Connection
 
 from jobq.errors import BrokerError
-from jobq.model import DEFAULT_PRIORITY, SUSPECT_AFTER
+from jobq.model import DEFAULT_PRIORITY
 from jobq_rmq._declare import BROKEN, declare, open_channel
 from jobq_rmq._errors import undeclared
+from jobq_rmq._inbox import Inbox
 from jobq_rmq._link import Link
 from jobq_rmq._receiver import Arrival, Receiver
-from jobq_rmq._topology import BANDS, Band, Topology, band_of
+from jobq_rmq._topology import BANDS, Band, Topology
 from jobq_rmq._url import Target
 
 _PRIORITY: Final[dict[Band, int]] = {
@@ -27,68 +26,29 @@ _PRIORITY: Final[dict[Band, int]] = {
 log = logging.getLogger("jobq.rmq")
 
 
-def _no_arrivals() -> deque[Arrival]:
-    return deque()
-
-
-def _empty_bands() -> dict[Band, deque[Arrival]]:
-    return {band: deque() for band in BANDS}
-
-
-@dataclass(slots=True)
-class _Inbox:
-    """What has arrived from one queue of jobs, the first band first."""
-
-    bands: dict[Band, deque[Arrival]] = field(default_factory=_empty_bands)
-    suspects: deque[Arrival] = field(default_factory=_no_arrivals)
-
-    def add(self, arrival: Arrival) -> None:
-        self._line(arrival).append(arrival)
-
-    def add_first(self, arrival: Arrival) -> None:
-        self._line(arrival).appendleft(arrival)
-
-    def _line(self, arrival: Arrival) -> deque[Arrival]:
-        stored = arrival.stored
-        return self.suspects if len(stored.crashes) >= SUSPECT_AFTER else self.bands[band_of(stored.priority)]
-
-    def pop(self) -> Arrival | None:
-        return next((waiting.popleft() for waiting in self.bands.values() if waiting), None)
-
-    def drop(self, receiver: Receiver) -> list[Arrival]:
-        """Take out what came from a receiver that can no longer settle it: it comes again."""
-        dropped = [arrival for arrival in self.all() if arrival.receiver is receiver]
-        for waiting in (*self.bands.values(), self.suspects):
-            kept = [arrival for arrival in waiting if arrival.receiver is not receiver]
-            waiting.clear()
-            waiting.extend(kept)
-        return dropped
-
-    def all(self) -> list[Arrival]:
-        return [arrival for waiting in (*self.bands.values(), self.suspects) for arrival in waiting]
-
-
 class Consumers:
     """The consuming connection. Lives on one event loop.
 
     `known` is asked about every message: True if it is none to be claimed. `on_down` is called when a channel is lost,
-    and with it the right to settle what came through it.
+    and with it the right to settle what came through it; with what of that nobody has claimed.
     """
 
     def __init__(
-        self, target: Target, topology: Topology, known: Callable[[Arrival], bool], on_down: Callable[[], None]
+        self,
+        target: Target,
+        topology: Topology,
+        known: Callable[[Arrival], bool],
+        on_down: Callable[[Iterable[Arrival]], None],
     ) -> None:
         self._target = target
         self._topology = topology
         self._known = known
         self._lost = on_down
         self._link = Link(target, "consuming", self._consume_again, self._on_down)
-        self._inboxes: dict[str, _Inbox] = {}
+        self._inboxes: dict[str, Inbox] = {}
         self._receivers: dict[tuple[str, Band], Receiver] = {}
         self._retired: list[Receiver] = []
         """They receive nothing any more; what came from them can still be settled."""
-        self._waited = set[str]()
-        """Messages that have arrived and were lost unclaimed: when they come again, nobody has died with them."""
         self._sleepers = set[asyncio.Event]()
         self._starting = asyncio.Lock()
         self._tasks = set[asyncio.Task[None]]()
@@ -123,13 +83,13 @@ class Consumers:
         async with self._starting:
             self._prefetch = prefetch
             for queue in queues:
-                self._inboxes.setdefault(queue, _Inbox())
+                self._inboxes.setdefault(queue, Inbox())
             return await self._start_missing(self._link.now)
 
     async def stop(self) -> list[Arrival]:
         """Have no more jobs delivered. Returns those that were not claimed, which are to be given back."""
         async with self._starting:
-            for receiver in self._receivers.values():
+            for receiver in tuple(self._receivers.values()):
                 await receiver.stop(self._target.timeout)
             self._retired += self._receivers.values()
             self._receivers.clear()
@@ -213,9 +173,6 @@ class Consumers:
 
     def _arrive(self, queue: str, band: Band) -> Callable[[Arrival], None]:
         def arrive(arrival: Arrival) -> None:
-            if arrival.message in self._waited:
-                self._waited.remove(arrival.message)
-                arrival.redelivered = False
             if self._known(arrival):
                 return
             inbox = self._inboxes.get(queue)
@@ -234,8 +191,7 @@ class Consumers:
             return
         del self._receivers[key]
         if receiver.is_closed:
-            self._note(self._inboxes[key[0]].drop(receiver))
-            self._lost()
+            self._lost(self._inboxes[key[0]].drop(receiver))
         else:
             self._retired.append(receiver)
             self._spawn(receiver.stop(self._target.timeout))
@@ -259,15 +215,10 @@ class Consumers:
             receiver.lose()
         self._receivers.clear()
         self._retired.clear()
-        self._waited.clear()
-        for queue, inbox in self._inboxes.items():
-            self._note(inbox.all())
-            self._inboxes[queue] = _Inbox()
-        self._lost()
+        self._lost([arrival for inbox in self._inboxes.values() for arrival in inbox.all()])
+        for queue in self._inboxes:
+            self._inboxes[queue] = Inbox()
         self._wake()
-
-    def _note(self, arrivals: Iterable[Arrival]) -> None:
-        self._waited.update(arrival.message for arrival in arrivals if not arrival.redelivered)
 
     def _wake(self) -> None:
         for sleeper in self._sleepers:

@@ -2,10 +2,11 @@
 
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from jobq.model import Delivery, Outcome
+from jobq.model import Delivery, Outcome, Released
 from jobq_rmq._receiver import Arrival
 
 _MOST_ENDED: Final = 10_000
@@ -75,8 +76,11 @@ class Ledger:
         """What became of the job of a message that has come again, if it has ended here."""
         return self._ended.pop(arrival.message, None)
 
-    def detach(self) -> None:
-        """A channel is lost, or all."""
+    def detach(self, unclaimed: Iterable[Arrival]) -> None:
+        """A channel is lost, or all, and with it what nobody has claimed: if that comes again, it was no crash."""
+        for arrival in unclaimed:
+            if not arrival.redelivered:
+                self.remember(arrival, Released(arrival.stored.id, 0))
         self._detached = {held.arrival.message: held for held in self._held.values() if held.arrival.receiver.is_closed}
 
     def reattach(self, arrival: Arrival) -> bool:

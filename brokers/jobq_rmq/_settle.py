@@ -87,7 +87,10 @@ class Settler:
         return None
 
     def is_known(self, arrival: Arrival) -> bool:
-        """Whether a message that has come again is that of a job which runs here, or has ended here."""
+        """Whether a message that has come again is that of a job which runs here, or has ended here.
+
+        What was neither, but here all the same, is no other worker's crash.
+        """
         if not arrival.redelivered:
             return False
         if self._ledger.reattach(arrival):
@@ -96,6 +99,8 @@ class Settler:
         if outcome is None:
             return False
         arrival.redelivered = False  # nobody died with it
+        if isinstance(outcome, Released) and outcome.delay <= 0:
+            return False
         self._tasks.add(task := asyncio.create_task(self._apply(arrival, outcome)))
         task.add_done_callback(self._tasks.discard)
         return True
@@ -106,8 +111,6 @@ class Settler:
             for _ in await self._replace([(arrival, message)]):
                 self._ledger.remember(arrival, outcome)
                 await arrival.receiver.nack([arrival])
-        elif isinstance(outcome, Released):
-            await self.give_back([arrival])
         else:
             self._acknowledge(arrival, outcome)
             await self._consumers.flush()

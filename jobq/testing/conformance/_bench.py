@@ -34,7 +34,7 @@ OpenBroker = Callable[[Clock], Broker]
 LEASE: Final = 30.0
 PLENTY: Final = 5000
 """A limit that no test reaches."""
-SOON: Final = 0.5
+SOON: Final = 0.25
 """A delay, for promises that hold for any: without `Capability.CLOCK` it passes in real time."""
 GUARD: Final = 10.0
 """Seconds after which nothing more is hoped for."""

@@ -7,7 +7,7 @@ import pytest
 from jobq.broker import Broker, Capability
 from jobq.errors import JobqError
 from jobq.model import Claim, Orders, WorkerInfo
-from jobq.testing.conformance._bench import LEASE, Bench, Promises, job
+from jobq.testing.conformance._bench import LEASE, Bench, Promises, done, job
 
 
 class LifePromises(Promises):
@@ -25,10 +25,18 @@ class LifePromises(Promises):
             await broker.enqueue([job("a")], bench.stamp())
         assert await (await bench.worker()).drain() == ["a"]
 
+    async def test_what_was_not_claimed_from_a_closed_broker_object_is_not_charged(self, bench: Bench) -> None:
+        await bench.put("a", "b", "c")
+        async with bench.unopened() as broker:
+            worker = await bench.worker("w1", broker=broker)
+            await worker.settle(*done(await worker.claim_one()))
+        rest = await (await bench.worker("w2")).claim(least=2)
+        assert [(delivery.job.id, delivery.crashes) for delivery in rest] == [("b", ()), ("c", ())]
+
     async def test_a_twin_works_on_the_loop_of_another_thread(self, bench: Bench) -> None:
         twin = bench.broker.twin()
         if twin is None:
-            pytest.skip("this broker has no twin: its connection is the lease")
+            pytest.skip("this broker has no twin")
         await bench.put("a")
         worker = await bench.worker(lease=30)
         await worker.claim_one()
@@ -41,7 +49,7 @@ class LifePromises(Promises):
         async with bench.unopened() as broker:
             twin = broker.twin()
             if twin is None:
-                pytest.skip("this broker has no twin: its connection is the lease")
+                pytest.skip("this broker has no twin")
             async with twin:
                 pass
             await broker.enqueue([job("a")], bench.stamp())

@@ -61,6 +61,14 @@ class SuspectPromises(Promises):
         assert ids(await worker.claim()) == []
         assert (await worker.claim_one(suspects=True)).job.id == "a"
 
+    async def test_a_suspect_whose_worker_dies_is_charged_with_that_too(self, bench: Bench) -> None:
+        lost = await make_suspects(bench, "a")
+        worker = await bench.worker("one more victim")
+        third = await worker.claim_one(suspects=True)
+        await bench.crash(worker)
+        back = await (await bench.worker()).claim_one(suspects=True)
+        bench.assert_charged(back, *lost["a"], third)
+
     async def test_a_suspect_that_is_done_is_gone(self, bench: Bench) -> None:
         await make_suspects(bench, "a")
         worker = await bench.worker()

@@ -106,10 +106,10 @@ async def never_early(bench: Bench, put: Awaitable[object], worker: Hand) -> Non
     started = time.monotonic()
     await put
     if bench.has(Capability.CLOCK):
-        bench.clock.advance(SOON - 0.25)
+        bench.clock.advance(SOON / 2)
         await bench.sweep()
         assert await worker.drain() == []
-        bench.clock.advance(0.25)
+        bench.clock.advance(SOON / 2)
         assert await worker.drain() == ["a"]
     else:
         assert (await worker.claim_one()).job.id == "a"

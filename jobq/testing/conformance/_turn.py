@@ -35,6 +35,17 @@ class TurnPromises(Promises):
         assert ids((await worker.turn(limit=5, queues=())).deliveries) == []
         assert ids(await worker.claim()) == ["a"]
 
+    async def test_what_a_worker_leaves_when_it_claims_no_more_comes_to_others_without_a_crash(
+        self, bench: Bench
+    ) -> None:
+        await bench.put("a", "b", "c")
+        one = await bench.worker("w1", broker=await bench.connect())
+        a = await one.claim_one()
+        await one.turn(queues=())
+        rest = await (await bench.worker("w2")).claim(least=2)
+        assert [(delivery.job.id, delivery.crashes) for delivery in rest] == [("b", ()), ("c", ())]
+        assert await one.settle(*done(a)) == []
+
     async def test_an_unknown_queue_is_an_empty_one(self, bench: Bench) -> None:
         await bench.put("a")
         worker = await bench.worker()
