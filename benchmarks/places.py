@@ -76,6 +76,7 @@ def _rabbitmq(directory: Path, processes: Processes) -> Place:
     (directory / "plugins").write_text("[].")
     (directory / "env.conf").touch()
     processes.start([mapper, "-port", str(names), "-address", "127.0.0.1"])
+    wait_for(lambda: _listens(names), 10, "epmd")  # else the node starts one that nobody ends
     processes.start([str(_RABBITMQ_SERVER)], _rabbitmq_environment(directory, names, peers))
     wait_for(lambda: _answers(port, b"AMQP\0\0\x09\x01", b"\x01"), 60, "rabbitmq-server")
     pid = int((directory / "pid").read_text())
@@ -103,6 +104,14 @@ def _rabbitmq_environment(directory: Path, names: int, peers: int) -> dict[str, 
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _answers(port: int, greeting: bytes = b"PING\r\n", answer: bytes = b"+PONG") -> bool:
