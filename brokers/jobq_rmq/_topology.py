@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from pamqp.common import FieldValue
 
+from jobq.model import DEFAULT_PRIORITY
 from jobq_rmq import _delay
 
 Kind = Literal["quorum", "classic"]
@@ -58,7 +59,9 @@ Entity = Exchange | Queue | Binding
 
 def band_of(priority: int) -> Band:
     """The band of jobs with this priority."""
-    return "high" if priority > 2 else "normal" if priority == 2 else "low"  # noqa: PLR2004 - the default priority
+    if priority == DEFAULT_PRIORITY:
+        return "normal"
+    return "high" if priority > DEFAULT_PRIORITY else "low"
 
 
 @dataclass(frozen=True)
