@@ -122,7 +122,11 @@ class Topology:
         return [entity for level in range(_delay.LEVELS) for entity in self._level(level)]
 
     def of_queue(self, queue: str) -> Sequence[Entity]:
-        """What one queue of jobs needs."""
+        """What one queue of jobs needs.
+
+        A binding is the last: RabbitMQ 3.10 may forget what it declared last when it is killed within milliseconds,
+        and with a queue it forgets what was confirmed in it. Bindings are made again by whoever connects next.
+        """
         dead = self.dead(queue)
         entities: list[Entity] = [Queue(dead, self._typed()), Binding(self.dead_letters, dead, self.grave(queue))]
         for band in BANDS:
