@@ -221,7 +221,7 @@ class TakeTurn(Verb[Found]):
 
 
 def _is_plain_end(outcome: Outcome) -> bool:
-    return isinstance(outcome, Done | Cancelled) or (isinstance(outcome, Dead) and not outcome.keep)
+    return isinstance(outcome, (Done, Cancelled)) or (isinstance(outcome, Dead) and not outcome.keep)
 
 
 def _place(n: int, outcome: Again | Released, ticket: int, now: float) -> Row:
