@@ -5,17 +5,16 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Final
 
-from aiormq import Connection
-
 from jobq.errors import BrokerError
 from jobq.model import DEFAULT_PRIORITY
 from jobq_rmq._declare import BROKEN, declare, open_channel
 from jobq_rmq._errors import undeclared
 from jobq_rmq._inbox import Inbox
 from jobq_rmq._link import Link
-from jobq_rmq._receiver import Arrival, Receiver
+from jobq_rmq._receiver import Arrival, Receiver, Source
 from jobq_rmq._topology import BANDS, Band, Topology
 from jobq_rmq._url import Target
+from jobq_rmq._wire import Line
 
 _PRIORITY: Final[dict[Band, int]] = {
     "high": DEFAULT_PRIORITY + 1,
@@ -126,10 +125,10 @@ class Consumers:
         for _ in range(2):  # what the queue sends while it answers for the first time comes before the second answer
             await asyncio.gather(*(receiver.fence(name, self._target.timeout) for name, receiver in names))
 
-    async def flush(self) -> None:
+    def flush(self) -> None:
         """Send the acknowledgements."""
         for receiver in (*self._receivers.values(), *self._retired):
-            await receiver.flush()
+            receiver.flush()
         for receiver in [one for one in self._retired if one.is_settled]:
             self._retired.remove(receiver)
             self._spawn(receiver.close(self._target.timeout))
@@ -153,20 +152,20 @@ class Consumers:
     def _missing(self) -> list[tuple[str, Band]]:
         return [(queue, band) for queue in self._inboxes for band in BANDS if (queue, band) not in self._receivers]
 
-    async def _start_missing(self, connection: Connection) -> bool:
+    async def _start_missing(self, line: Line) -> bool:
         missing = self._missing()
         for queue in dict.fromkeys(queue for queue, _ in missing):
-            await declare(connection, self._topology.of_queue(queue), self._target)
+            await declare(line, self._topology.of_queue(queue), self._target)
         for queue, band in missing:
             try:
-                await self._start(connection, queue, band)
+                await self._start(line, queue, band)
             except BROKEN as exc:
                 raise undeclared(exc, self._target.masked) from exc
         return bool(missing)
 
-    async def _start(self, connection: Connection, queue: str, band: Band) -> None:
-        channel = await open_channel(connection, self._target)
-        receiver = Receiver(channel, queue, _PRIORITY[band], self._arrive(queue, band), self._ended)
+    async def _start(self, line: Line, queue: str, band: Band) -> None:
+        channel = await open_channel(line, self._target)
+        receiver = Receiver(line.wire, channel, Source(queue, _PRIORITY[band]), self._arrive(queue, band), self._ended)
         await receiver.start(self._topology.ready(queue, band), self._prefetch, self._target.timeout)
         if not receiver.is_over:
             self._receivers[queue, band] = receiver
@@ -206,9 +205,9 @@ class Consumers:
             log.warning("%s", exc)
         self._wake()  # if it could not be done, whoever asks for jobs next will try again, and tell
 
-    async def _consume_again(self, connection: Connection) -> None:
+    async def _consume_again(self, line: Line) -> None:
         async with self._starting:
-            await self._start_missing(connection)
+            await self._start_missing(line)
 
     def _on_down(self) -> None:
         for receiver in (*self._receivers.values(), *self._retired):

@@ -7,13 +7,12 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final, cast
 
-import aiormq
-from aiormq import Connection
 from aiormq.exceptions import AMQPError
 
 from jobq.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from jobq_rmq._errors import unreachable
 from jobq_rmq._url import Target
+from jobq_rmq._wire import Line
 
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 30.0
@@ -29,14 +28,14 @@ class Link:
         self,
         target: Target,
         name: str,
-        on_up: Callable[[Connection], Awaitable[None]],
+        on_up: Callable[[Line], Awaitable[None]],
         on_down: Callable[[], None] = lambda: None,
     ) -> None:
         self._target = target
         self._name = name
         self._on_up = on_up
         self._on_down = on_down
-        self._connection: Connection | None = None
+        self._connection: Line | None = None
         self._changed = asyncio.Event()
         self._error: BrokerError | None = None
         self._task: asyncio.Task[None] | None = None
@@ -46,7 +45,7 @@ class Link:
         connection = await self._connect()
         self._task = asyncio.create_task(self._keep(connection), name=f"jobq rmq {self._name}")
 
-    async def get(self) -> Connection:
+    async def get(self) -> Line:
         """The connection, as soon as there is one. Raises `BrokerRefused`, or `BrokerUnavailable` after the timeout."""
         try:
             async with asyncio.timeout(self._target.timeout):
@@ -58,7 +57,7 @@ class Link:
         return self.now
 
     @property
-    def now(self) -> Connection:
+    def now(self) -> Line:
         """The connection. Raises `BrokerUnavailable` or `BrokerRefused` if there is none at the moment."""
         if self._connection is not None:
             return self._connection
@@ -75,7 +74,7 @@ class Link:
             await _close(self._connection)
             self._connection = None
 
-    async def _keep(self, connection: Connection) -> None:
+    async def _keep(self, connection: Line) -> None:
         while True:
             self._set(connection)
             await _closed(connection)
@@ -84,11 +83,11 @@ class Link:
             self._on_down()
             connection = await self._reconnect()
 
-    def _set(self, connection: Connection | None) -> None:
+    def _set(self, connection: Line | None) -> None:
         self._connection = connection
         self._changed.set()
 
-    async def _reconnect(self) -> Connection:
+    async def _reconnect(self) -> Line:
         for pause in pauses():
             await asyncio.sleep(pause)
             try:
@@ -104,7 +103,7 @@ class Link:
                 return connection
         raise AssertionError
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> Line:
         """To the first address that answers, in random order, so that servers share their clients."""
         error: BrokerError | None = None
         for address in _shuffled(self._target.addresses):
@@ -115,21 +114,18 @@ class Link:
         assert error is not None
         raise error
 
-    async def _connect_to(self, address: str) -> Connection:
-        connection: Connection | None = None
+    async def _connect_to(self, address: str) -> Line:
+        line = Line(address, f"jobq {self._name}")
         try:
             async with asyncio.timeout(self._target.timeout):
-                connection = await aiormq.connect(address, client_properties={"connection_name": f"jobq {self._name}"})
-            await self._on_up(connection)
-        except (AMQPError, OSError, TimeoutError, RuntimeError) as exc:
-            if connection is not None:
-                await _close(connection)
-            raise unreachable(exc, self._target.masked) from exc
-        except BaseException:
-            if connection is not None:
-                await _close(connection)
+                await line.connect()
+            await self._on_up(line)
+        except BaseException as exc:
+            await _close(line)
+            if isinstance(exc, AMQPError | OSError | TimeoutError | RuntimeError):
+                raise unreachable(exc, self._target.masked) from exc
             raise
-        return connection
+        return line
 
 
 def pauses() -> Iterator[float]:
@@ -147,10 +143,10 @@ def _shuffled(addresses: Sequence[str]) -> Sequence[str]:
     return random.sample(addresses, len(addresses))
 
 
-async def _closed(connection: Connection) -> None:
+async def _closed(connection: Line) -> None:
     await asyncio.wait([cast("Any", connection).closing])
 
 
-async def _close(connection: Connection) -> None:
+async def _close(connection: Line) -> None:
     with suppress(Exception):
         await connection.close(timeout=_GOODBYE)

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import uuid4
 
+from msgspec import Struct, structs
 from pamqp.commands import Basic
 
 from jobq.codec import decode_crashes, decode_delivery, encode_crashes, encode_job, encode_trail
 from jobq.errors import DecodeError
 from jobq.model import Crash, Delivery, Job, Trail
 from jobq_rmq import _delay
+from jobq_rmq._properties import Properties
 from jobq_rmq._topology import Topology, band_of
 
-_ID: Final = "jobq-id"
-_QUEUE: Final = "jobq-queue"
 _TRAIL: Final = "jobq-trail"
 _CRASHES: Final = "jobq-crashes"
 _ETA: Final = "jobq-eta"
@@ -34,6 +34,7 @@ class Message:
     key: str
     queue: str
     """The queue of jobs whose entities must be there before."""
+    job: str
     body: bytes = field(repr=False)
     headers: dict[str, Any]
     levels: bool = False
@@ -46,23 +47,22 @@ class Message:
         return Basic.Properties(
             content_type="application/json",
             delivery_mode=_PERSISTENT,
-            headers=self.headers,
+            correlation_id=self.job,
+            headers=self.headers or None,
             message_id=self.id,
-            app_id="jobq",
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(Struct, frozen=True, gc=False):
     """A job as it lies in a queue."""
 
     id: str
     queue: str
     priority: int
     body: bytes
-    trail: bytes | None
-    crashes: tuple[Crash, ...]
-    eta: float
+    trail: bytes | None = None
+    crashes: tuple[Crash, ...] = ()
+    eta: float = 0.0
 
     def delivery(self, epoch: int) -> Delivery:
         """The job for a worker. Never raises: what cannot be read is marked as malformed."""
@@ -70,37 +70,32 @@ class Stored:
         return decode_delivery(self.id, self.body, epoch=epoch, queue=self.queue, trail=self.trail, crashes=notes)
 
 
-def stored(properties: Basic.Properties, body: bytes, queue: str, priority: int) -> Stored:
+def stored(properties: Properties, body: bytes, queue: str, priority: int) -> Stored:
     """What came out of `queue`; nothing in it is trusted to have the right type."""
-    headers = properties.headers or {}
-    return Stored(
-        id=_text(headers.get(_ID)) or properties.message_id or uuid4().hex,
-        queue=queue,
-        priority=priority,
-        body=body,
-        trail=_bytes(headers.get(_TRAIL)),
-        crashes=_crashes(headers.get(_CRASHES)),
-        eta=_number(headers.get(_ETA)),
-    )
+    job, headers = properties.correlation_id or properties.message_id or uuid4().hex, properties.headers
+    if not headers:
+        return Stored(job, queue, priority, body)
+    trail, crashes = _bytes(headers.get(_TRAIL)), _crashes(headers.get(_CRASHES))
+    return Stored(job, queue, priority, body, trail, crashes, _number(headers.get(_ETA)))
 
 
 def new(topology: Topology, job: Job, delay: float) -> Message:
     """The first message of a job that is due in `delay` seconds."""
     destination = topology.destination(job.queue, band_of(job.priority))
-    headers = {_ID: job.id, _QUEUE: job.queue}
-    return _delayed(topology, Message(topology.jobs, destination, job.queue, encode_job(job), headers), delay)
+    return _delayed(topology, Message(topology.jobs, destination, job.queue, job.id, encode_job(job), {}), delay)
 
 
 def again(topology: Topology, old: Stored, *, queue: str, trail: Trail | None, delay: float) -> Message:
     """The message of its next run."""
     destination = topology.destination(queue, band_of(old.priority))
-    headers = _headers(old, trail) | {_QUEUE: queue}
-    return _delayed(topology, Message(topology.jobs, destination, queue, old.body, headers), delay)
+    message = Message(topology.jobs, destination, queue, old.id, old.body, _headers(old, trail))
+    return _delayed(topology, message, delay)
 
 
 def after_crash(topology: Topology, old: Stored, note: Crash) -> Message:
     """The message of a job that was lost with its worker."""
-    return again(topology, replace(old, crashes=(*old.crashes, note)), queue=old.queue, trail=None, delay=0)
+    charged = structs.replace(old, crashes=(*old.crashes, note))
+    return again(topology, charged, queue=old.queue, trail=None, delay=0)
 
 
 def copy(topology: Topology, old: Stored) -> Message:
@@ -110,8 +105,8 @@ def copy(topology: Topology, old: Stored) -> Message:
 
 def dead(topology: Topology, old: Stored, trail: Trail) -> Message:
     """The message of a job that will not run again."""
-    headers = _headers(old, trail) | {_QUEUE: old.queue}
-    return Message(topology.dead_letters, topology.grave(old.queue), old.queue, old.body, headers)
+    grave = topology.grave(old.queue)
+    return Message(topology.dead_letters, grave, old.queue, old.id, old.body, _headers(old, trail))
 
 
 def _delayed(topology: Topology, message: Message, delay: float) -> Message:
@@ -129,17 +124,13 @@ def _delayed(topology: Topology, message: Message, delay: float) -> Message:
 
 
 def _headers(old: Stored, trail: Trail | None) -> dict[str, Any]:
-    headers: dict[str, Any] = {_ID: old.id}
+    headers: dict[str, Any] = {}
     text = encode_trail(trail) if trail is not None else old.trail
     if text is not None:
         headers[_TRAIL] = text.decode(errors="replace")
     if old.crashes:
         headers[_CRASHES] = encode_crashes(old.crashes).decode()
     return headers
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
 
 
 def _bytes(value: object) -> bytes | None:

@@ -3,18 +3,17 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from uuid import uuid4
 
 from aiormq import Channel
 from aiormq.abc import DeliveredMessage
-from pamqp.base import Frame
 from pamqp.commands import Basic
-from pamqp.header import ContentHeader
 
+from jobq_rmq import _properties
 from jobq_rmq._declare import BROKEN, is_closed, room, write
-from jobq_rmq._intake import Intake
 from jobq_rmq._messages import Stored, stored
+from jobq_rmq._wire import Intake, Raw, Wire
 
 
 @dataclass(slots=True, eq=False)
@@ -29,6 +28,13 @@ class Arrival:
     redelivered: bool
 
 
+class Source(NamedTuple):
+    """What a receiver's jobs have in common."""
+
+    queue: str
+    priority: int
+
+
 class Receiver:
     """Receives from one queue and settles what came from it.
 
@@ -37,15 +43,15 @@ class Receiver:
 
     def __init__(
         self,
+        wire: Wire,
         channel: Channel,
-        queue: str,
-        priority: int,
+        source: Source,
         on_arrival: Callable[[Arrival], None],
         on_end: Callable[["Receiver"], None],
     ) -> None:
+        self._wire = wire
         self._channel = channel
-        self._queue = queue
-        self._priority = priority
+        self._source = source
         self._on_arrival = on_arrival
         self._on_end = on_end
         self._consumer = ""
@@ -80,7 +86,7 @@ class Receiver:
         await channel.basic_qos(prefetch_count=prefetch, timeout=seconds)
         channel.on_consumer_cancel_callbacks.add(self._ended)
         cast("Any", channel).closing.add_done_callback(self._ended)
-        Intake(channel, self._receive)
+        self._wire.intakes[channel.number] = Intake(self._receive)
         answer = await channel.basic_consume(name, _never, timeout=seconds)
         self._consumer = answer.consumer_tag or ""
 
@@ -108,11 +114,11 @@ class Receiver:
         """Have the server forget it, with the next `flush`."""
         self._acked.append(arrival.tag)
 
-    async def flush(self) -> None:
+    def flush(self) -> None:
         """Say what was acknowledged: all up to the first unsettled message at once, the others one by one."""
-        if self._acked and await self._has_room():
+        if self._acked and not self.is_closed:
             acked, self._acked = self._acked, []
-            write(self._channel, self._acks(acked))
+            self._say(acked)
 
     async def nack(self, arrivals: Sequence[Arrival]) -> None:
         """Have them delivered again, here or elsewhere."""
@@ -126,25 +132,29 @@ class Receiver:
             return not self._lost
         return False
 
-    def _acks(self, acked: list[int]) -> list[Frame]:
+    def _say(self, acked: list[int]) -> None:
         self._settled.update(acked)
         while self._lowest in self._settled:
             self._settled.remove(self._lowest)
             self._lowest += 1
-        below = [tag for tag in acked if tag < self._lowest]
-        frames: list[Frame] = [Basic.Ack(delivery_tag=max(below), multiple=True)] if below else []
-        return frames + [Basic.Ack(delivery_tag=tag) for tag in acked if tag >= self._lowest]
+        number, below = self._channel.number, max((tag for tag in acked if tag < self._lowest), default=0)
+        if below:
+            self._wire.ack(number, below, multiple=True)
+        for tag in acked:
+            if tag >= self._lowest:
+                self._wire.ack(number, tag, multiple=False)
 
     def _ended(self, _: object) -> None:
         self._over = True
         self._on_end(self)
 
-    def _receive(self, delivery: Basic.Deliver, header: ContentHeader, body: bytes) -> None:
-        properties, self._highest = header.properties, delivery.delivery_tag or 0
-        job = stored(properties, body, self._queue, self._priority)
+    def _receive(self, raw: Raw) -> None:
+        self._highest = raw.tag
+        properties = _properties.read(raw.properties)
+        job = stored(properties, raw.body, *self._source)
         message = properties.message_id or uuid4().hex  # two without an id are not the same message
-        self._on_arrival(Arrival(job, message, self, self._highest, bool(delivery.redelivered)))
+        self._on_arrival(Arrival(job, message, self, raw.tag, raw.redelivered))
 
 
 async def _never(_: DeliveredMessage) -> None:
-    """The library's own callback; the intake leaves it nothing."""
+    """The library's own callback; the wire leaves it nothing."""

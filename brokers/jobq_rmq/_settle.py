@@ -53,7 +53,7 @@ class Settler:
                 self._acknowledge(held.arrival, outcome)
         await self.give_back(returned)
         await self._republish(replaced)
-        await self._consumers.flush()
+        self._consumers.flush()
         return refused
 
     async def give_back(self, arrivals: Sequence[Arrival]) -> None:
@@ -113,7 +113,7 @@ class Settler:
                 await arrival.receiver.nack([arrival])
         else:
             self._acknowledge(arrival, outcome)
-            await self._consumers.flush()
+            self._consumers.flush()
 
     async def _republish(self, replaced: Sequence[tuple[Held, Message]]) -> None:
         by_arrival = {held.arrival: held for held, _ in replaced}
@@ -134,7 +134,7 @@ class Settler:
         for (arrival, _), error in zip(pairs, results, strict=True):
             if error is None:
                 self._acknowledge(arrival, Done(arrival.stored.id, 0))
-        await self._consumers.flush()
+        self._consumers.flush()
         return [(arrival, error) for (arrival, _), error in zip(pairs, results, strict=True) if error is not None]
 
     def _after(self, arrival: Arrival, outcome: Outcome) -> Message | None:

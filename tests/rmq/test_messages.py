@@ -6,26 +6,32 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pamqp import frame as frames
 from pamqp.commands import Basic
+from pamqp.header import ContentHeader
 
 from jobq.codec import decode_job, encode_job
 from jobq.model import Crash, Job, Trail
-from jobq_rmq import _messages
+from jobq_rmq import _messages, _properties
 from jobq_rmq._delay import LONGEST
 from jobq_rmq._messages import Message, Stored
 from jobq_rmq._topology import Topology
 
 TOPOLOGY = Topology("p", "quorum")
 JOB = Job(id="j", task="t", queue="mail", priority=4)
-OURS = {"jobq-id", "jobq-queue", "jobq-trail", "jobq-crashes", "jobq-eta"}
+OURS = {"jobq-trail", "jobq-crashes", "jobq-eta"}
 DEATHS = [{"count": 3, "queue": "p.delay.quorum.v1.03", "reason": "expired", "exchange": "x", "routing-keys": ["k"]}]
 
 
-def received(
-    body: bytes = encode_job(JOB), headers: dict[str, Any] | None = None, message_id: str | None = None
-) -> Stored:
-    """A message as it comes out of the queue of urgent mail."""
-    return _messages.stored(Basic.Properties(headers=headers, message_id=message_id), body, "mail", 3)
+def received(body: bytes = encode_job(JOB), **properties: Any) -> Stored:
+    """A message as it comes out of the queue of urgent mail; by default it is our job."""
+    return arrived(body, Basic.Properties(**{"correlation_id": "j"} | properties))
+
+
+def arrived(body: bytes, properties: Basic.Properties) -> Stored:
+    """The same, as the server sends it."""
+    frame = frames.marshal(ContentHeader(properties=properties, body_size=len(body)), 1)
+    return _messages.stored(_properties.read(frame[19:-1]), body, "mail", 3)
 
 
 def published(old: Stored) -> list[Message]:
@@ -42,14 +48,14 @@ def published(old: Stored) -> list[Message]:
 
 def test_no_header_of_the_servers_is_ever_copied() -> None:
     hostile = {"x-death": DEATHS, "x-first-death-queue": "q", "x-delivery-count": 3, "x-delay": 5, "CC": ["elsewhere"]}
-    for message in published(received(headers={"jobq-id": "j", **hostile})):
+    for message in published(received(headers=hostile)):
         assert message.headers.keys() <= OURS
         assert set(message.properties().headers or ()) <= OURS
         assert encode_job(JOB) == message.body
 
 
 def test_where_a_message_goes_comes_from_the_job_and_not_from_its_delivery() -> None:
-    old = received(headers={"jobq-id": "j", "jobq-queue": "elsewhere"})
+    old = received(headers={"jobq-queue": "elsewhere"}, reply_to="elsewhere")
     again, moved, *_ = published(old)
     assert (again.exchange, again.key) == ("p.jobs", "high.mail")
     assert moved.exchange.startswith("p.delay.")
@@ -58,12 +64,12 @@ def test_where_a_message_goes_comes_from_the_job_and_not_from_its_delivery() -> 
 
 
 def test_keys_do_not_grow_from_retry_to_retry() -> None:
-    old = received(headers={"jobq-id": "j"})
+    old = received()
     keys = set[str]()
     for _ in range(50):
         message = _messages.again(TOPOLOGY, old, queue="mail", trail=Trail(attempt=1), delay=5)
         keys.add(message.key)
-        old = received(message.body, message.headers, message_id=message.id)
+        old = arrived(message.body, message.properties())
     assert len(keys) == 1
 
 
@@ -86,7 +92,7 @@ def test_what_is_published_comes_back_as_it_was() -> None:
     trail = Trail(attempt=3)
     old = Stored("j", "mail", 3, encode_job(JOB), None, crashes, 0.0)
     message = _messages.again(TOPOLOGY, old, queue="mail", trail=trail, delay=0)
-    delivery = received(message.body, message.properties().headers, message_id=message.id).delivery(9)
+    delivery = arrived(message.body, message.properties()).delivery(9)
     assert delivery.job == JOB
     assert (delivery.epoch, delivery.trail, delivery.crashes, delivery.malformed) == (9, trail, crashes, None)
 
@@ -94,7 +100,7 @@ def test_what_is_published_comes_back_as_it_was() -> None:
 def test_a_job_that_is_given_back_stays_as_it_was() -> None:
     crashes = (Crash(1, 2.0, "w"), Crash(2, 3.0, "v"))
     message = _messages.copy(TOPOLOGY, Stored("j", "mail", 3, encode_job(JOB), None, crashes, 0.0))
-    assert received(message.body, message.headers).crashes == crashes
+    assert arrived(message.body, message.properties()).crashes == crashes
 
 
 @pytest.mark.parametrize("delay", [0.0, -1.0, -1e300])
@@ -109,15 +115,20 @@ def test_what_is_not_due_goes_through_the_ladder_and_says_until_when(delay: floa
     message = _messages.new(TOPOLOGY, JOB, delay)
     assert message.exchange.startswith("p.delay.quorum.v1.")
     assert message.levels
-    assert received(message.body, message.headers).eta > 1e9
+    assert arrived(message.body, message.properties()).eta > 1e9
 
 
 TEXTS = st.text(max_size=8) | st.sampled_from(
     ["nan", "inf", "-inf", "1e999", "[[1,2,3]]", "null", "[]", "{}", "x" * 300]
 )
 VALUES: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats() | TEXTS | st.binary(max_size=8),
-    lambda values: st.lists(values, max_size=3) | st.dictionaries(TEXTS, values, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(-1e30, 1e30)
+    | TEXTS
+    | st.binary(max_size=8).map(bytearray),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=8), values, max_size=3),
     max_leaves=5,
 )
 BODIES = st.binary(max_size=30) | st.sampled_from(
@@ -127,13 +138,14 @@ BODIES = st.binary(max_size=30) | st.sampled_from(
 
 @given(
     body=BODIES,
-    headers=st.none() | st.dictionaries(st.sampled_from(sorted(OURS)) | TEXTS, VALUES, max_size=6),
+    headers=st.none() | st.dictionaries(st.sampled_from(sorted(OURS)) | st.text(max_size=8), VALUES, max_size=6),
+    job_id=st.none() | st.text(max_size=5),
     message_id=st.none() | st.text(max_size=5),
 )
 def test_no_message_of_others_raises_and_all_that_is_no_job_is_malformed(
-    body: bytes, headers: dict[str, Any] | None, message_id: str | None
+    body: bytes, headers: dict[str, Any] | None, job_id: str | None, message_id: str | None
 ) -> None:
-    old = received(body, headers, message_id=message_id)
+    old = received(body, headers=headers, correlation_id=job_id, message_id=message_id)
     delivery = old.delivery(1)
     assert delivery.job.queue == "mail"
     assert delivery.job.id
@@ -144,25 +156,61 @@ def test_no_message_of_others_raises_and_all_that_is_no_job_is_malformed(
     for message in published(old):
         assert message.headers.keys() <= OURS
         json.dumps(message.headers)
-        received(message.body, message.headers).delivery(2)
+        arrived(message.body, message.properties()).delivery(2)
 
 
 @pytest.mark.parametrize("body", [b"", b"garbage", b"\xff\x00", b"[]", encode_job(Job(id="other", task="t"))])
 def test_a_body_that_is_not_this_job_is_malformed_and_kept(body: bytes) -> None:
-    delivery = received(body, {"jobq-id": "j"}).delivery(1)
+    delivery = received(body).delivery(1)
     assert delivery.malformed
     assert (delivery.job.id, bytes(memoryview(delivery.job.body))) == ("j", body)
 
 
 def test_a_trail_that_cannot_be_read_is_malformed_and_crash_notes_are_none() -> None:
-    assert received(headers={"jobq-id": "j", "jobq-trail": "garbage"}).delivery(1).malformed
-    clean = received(headers={"jobq-id": "j", "jobq-crashes": "garbage"}).delivery(1)
+    assert received(headers={"jobq-trail": "garbage"}).delivery(1).malformed
+    clean = received(headers={"jobq-crashes": "garbage"}).delivery(1)
     assert (clean.malformed, clean.crashes) == (None, ())
 
 
-@pytest.mark.parametrize("eta", ["nan", "inf", "-inf", "1e999", "soon", "", None, 5, True, b"5", {"a": 1}])
+@pytest.mark.parametrize("eta", ["nan", "inf", "-inf", "1e999", "soon", "", None, 5, True, bytearray(b"5"), {"a": 1}])
 def test_an_eta_that_is_none_never_raises(eta: object) -> None:
-    old = received(headers={"jobq-id": "j", "jobq-eta": eta})
+    old = received(headers={"jobq-eta": eta})
     assert isinstance(old.eta, float)
     if old.eta > 0:
         _messages.again(TOPOLOGY, old, queue="mail", trail=None, delay=old.eta)
+
+
+@given(st.binary(max_size=60))
+def test_properties_that_make_no_sense_are_none(data: bytes) -> None:
+    properties = _properties.read(data)
+    assert isinstance(properties.message_id, str)
+    assert isinstance(properties.correlation_id, str)
+    assert isinstance(properties.headers, dict)
+
+
+SHORT = st.none() | st.text(max_size=20)
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "content_type": SHORT,
+            "content_encoding": SHORT,
+            "headers": st.none() | st.just({"jobq-eta": "5", "x": [1, {"y": None}]}),
+            "delivery_mode": st.none() | st.just(2),
+            "priority": st.none() | st.integers(0, 255),
+            "correlation_id": SHORT,
+            "reply_to": SHORT,
+            "expiration": st.none() | st.just("60"),
+            "message_id": SHORT,
+            "message_type": SHORT,
+            "app_id": SHORT,
+        }
+    )
+)
+def test_properties_are_read_whatever_else_is_there(properties: dict[str, Any]) -> None:
+    frame = frames.marshal(ContentHeader(properties=Basic.Properties(**properties), body_size=1), 1)
+    read = _properties.read(frame[19:-1])
+    expected = [properties[name] or "" for name in ("correlation_id", "message_id")]
+    assert [read.correlation_id, read.message_id] == expected
+    assert read.headers == (properties["headers"] or {})

@@ -41,7 +41,7 @@ async def test_a_job_that_is_retried_thirty_times_arrives_thirty_times(space: Sp
     await space.has("normal.default", 2)
     channel = await space.connection.channel()
     message: DeliveredMessage = await channel.basic_get(f"{space.prefix}.normal.default")
-    assert set(message.header.properties.headers or ()) == {"jobq-id", "jobq-queue", "jobq-trail"} | counted(kind)
+    assert set(message.header.properties.headers or ()) == {"jobq-trail"} | counted(kind)
 
 
 def counted(kind: Kind) -> set[str]:
@@ -84,8 +84,10 @@ async def test_a_job_that_comes_too_early_is_not_run_before_it_is_due(space: Spa
         await put(broker, "warm", delay=0.01)  # makes the queues and the ladder
         await collect(broker, 1)
         due = time.time() + 1
-        headers = {"jobq-id": "early", "jobq-eta": repr(due)}
-        await space.publish("jobs", "normal.default", envelope("early"), headers=headers, message_id="m")
+        headers = {"jobq-eta": repr(due)}
+        await space.publish(
+            "jobs", "normal.default", envelope("early"), headers=headers, correlation_id="early", message_id="m"
+        )
         ((one, at),) = await collect(broker, 1)
         assert one.job.id == "early"
         assert -0.05 <= at - due < LATE + 0.1
@@ -95,8 +97,8 @@ async def test_a_job_that_comes_too_early_is_not_run_before_it_is_due(space: Spa
 async def test_an_eta_that_somebody_invented_stops_no_others(space: Space, eta: object) -> None:
     async with RmqBroker(space.url()) as broker:
         assert not await drain(broker)
-        headers = {"jobq-id": "x", "jobq-eta": eta}
-        await space.publish("jobs", "normal.default", envelope("x"), headers=headers)
+        properties = {"headers": {"jobq-eta": eta}, "correlation_id": "x"}
+        await space.publish("jobs", "normal.default", envelope("x"), **properties)
         await put(broker, "good")
         assert "good" in await drain(broker)
 

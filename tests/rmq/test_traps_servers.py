@@ -65,7 +65,7 @@ async def test_messages_without_an_id_are_all_run(space: Space) -> None:
     async with RmqBroker(space.url()) as broker:
         assert await drain(broker) == []
         for number in range(3):
-            await space.publish("jobs", "normal.default", envelope(f"{number}"), headers={"jobq-id": f"{number}"})
+            await space.publish("jobs", "normal.default", envelope(f"{number}"), correlation_id=f"{number}")
         assert sorted(await drain(broker)) == ["0", "1", "2"]
 
 
