@@ -25,7 +25,8 @@ DEATHS = [{"count": 3, "queue": "p.delay.quorum.v1.03", "reason": "expired", "ex
 
 def received(body: bytes = encode_job(JOB), **properties: Any) -> Stored:
     """A message as it comes out of the queue of urgent mail; by default it is our job."""
-    return arrived(body, Basic.Properties(**{"correlation_id": "j"} | properties))
+    given: dict[str, Any] = {"correlation_id": "j"} | properties
+    return arrived(body, Basic.Properties(**given))
 
 
 def arrived(body: bytes, properties: Basic.Properties) -> Stored:
