@@ -51,6 +51,10 @@ class Consumers:
         self._sleepers = set[asyncio.Event]()
         self._starting = asyncio.Lock()
         self._tasks = set[asyncio.Task[None]]()
+        self._fence: asyncio.Task[None] | None = None
+        """Under way."""
+        self._fence_after: asyncio.Task[None] | None = None
+        """Has not begun yet, so that it will do for whoever comes now."""
         self._prefetch = 0
 
     async def open(self) -> None:
@@ -114,16 +118,21 @@ class Consumers:
         self._wake()
         return True
 
-    async def fence(self, queues: Sequence[str]) -> None:
-        """Return when all has arrived that was in these queues before, as far as the prefetch allows.
+    async def fence(self) -> None:
+        """Return when all has arrived that was in the queues before, as far as the prefetch allows."""
+        await asyncio.wait([self._next_fence()])
 
-        What a server answers on a channel comes after what it has delivered there before.
-        """
-        names = [
-            (self._topology.ready(*key), receiver) for key, receiver in self._receivers.items() if key[0] in queues
-        ]
-        for _ in range(2):  # what the queue sends while it answers for the first time comes before the second answer
-            await asyncio.gather(*(receiver.fence(name, self._target.timeout) for name, receiver in names))
+    async def look(self, queues: Sequence[str]) -> None:
+        """Return when a job of these queues has arrived, or it is certain that none was there."""
+        fence, arrived = self._next_fence(), asyncio.Event()
+        fence.add_done_callback(lambda _: arrived.set())
+        self._sleepers.add(arrived)
+        try:
+            while not (fence.done() or self._has_any(queues)):
+                arrived.clear()
+                await arrived.wait()
+        finally:
+            self._sleepers.discard(arrived)
 
     def flush(self) -> None:
         """Send the acknowledgements."""
@@ -145,6 +154,23 @@ class Consumers:
             pass
         finally:
             self._sleepers.discard(sleeper)
+
+    def _next_fence(self) -> asyncio.Task[None]:
+        if self._fence_after is None:
+            self._fence_after = self._spawn(self._begin_fence(self._fence))
+        return self._fence_after
+
+    async def _begin_fence(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        self._fence, self._fence_after = self._fence_after, None
+        await self._ask_all()
+
+    async def _ask_all(self) -> None:
+        """What a server answers on a channel comes after what it has delivered there before."""
+        names = [(self._topology.ready(*key), receiver) for key, receiver in self._receivers.items()]
+        for _ in range(2):  # what the queue sends while it answers for the first time comes before the second answer
+            await asyncio.gather(*(receiver.fence(name, self._target.timeout) for name, receiver in names))
 
     def _has_any(self, queues: Iterable[str]) -> bool:
         return any(self._inboxes[queue].all() for queue in queues if queue in self._inboxes)
@@ -223,6 +249,7 @@ class Consumers:
         for sleeper in self._sleepers:
             sleeper.set()
 
-    def _spawn(self, coroutine: Coroutine[object, object, None]) -> None:
+    def _spawn(self, coroutine: Coroutine[object, object, None]) -> asyncio.Task[None]:
         self._tasks.add(task := asyncio.create_task(coroutine))
         task.add_done_callback(self._tasks.discard)
+        return task

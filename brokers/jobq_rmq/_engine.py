@@ -116,12 +116,12 @@ class Engine:
         raise_worst([error for error in results if error is not None], anything_stored=bool(known))
 
     async def _claim(self, claim: Claim, deliveries: list[Delivery]) -> None:
-        """Add to `deliveries`. None are added only if there are none, or others have them."""
+        """Add to `deliveries`. To a worker that holds nothing, none are added only if there are none for it."""
         if await self._consumers.consume(claim.queues, self._prefetch()):
-            await self._consumers.fence(claim.queues)
+            await self._consumers.fence()
         await self._take(claim, deliveries)
-        if not deliveries and claim.limit:
-            await self._consumers.fence(claim.queues)
+        if claim.limit and not self._ledger.holds(claim.worker):
+            await self._consumers.look(claim.queues)
             await self._take(claim, deliveries)
 
     async def _take(self, claim: Claim, deliveries: list[Delivery]) -> None:
@@ -147,7 +147,7 @@ class Engine:
         return found
 
     def _unreceived(self, claim: Claim) -> list[Delivery]:
-        return [held.delivery() for held in self._ledger.of(claim.worker) if held.epoch > claim.resume]
+        return [held.delivery() for held in self._ledger.after(claim.worker, claim.resume)]
 
     async def _put_back(self, gone: Sequence[Held]) -> None:
         for held in gone:

@@ -4,6 +4,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain, takewhile
+from operator import attrgetter
 from typing import Final
 
 from jobq.model import Delivery, Outcome, Released
@@ -24,11 +26,15 @@ class Held:
         return self.arrival.stored.delivery(self.epoch)
 
 
+_NOTHING: Final[dict[int, Held]] = {}
+
+
 class Ledger:
     """Which message is held by which worker, under which epoch."""
 
     def __init__(self) -> None:
-        self._held: dict[int, Held] = {}
+        self._held: dict[str, dict[int, Held]] = {}
+        """By worker and epoch, in the order of the epochs."""
         self._detached: dict[str, Held] = {}
         """Those whose channel is gone, by message: if it comes here again, it is still theirs."""
         self._ended: OrderedDict[str, Outcome] = OrderedDict()
@@ -43,26 +49,40 @@ class Ledger:
     def hold(self, arrival: Arrival, worker: str, seen: int) -> Delivery:
         """Note that `worker`, who has seen the epoch `seen`, has it from now on."""
         held = Held(arrival, worker, self.next_epoch(seen))
-        self._held[held.epoch] = held
+        self._held.setdefault(worker, {})[held.epoch] = held
         return held.delivery()
 
     def find(self, job: str, epoch: int, worker: str) -> Held | None:
         """What `worker` holds under this token, if it does."""
-        held = self._held.get(epoch)
-        return held if held is not None and (held.worker, held.arrival.stored.id) == (worker, job) else None
+        held = self._held.get(worker, _NOTHING).get(epoch)
+        return held if held is not None and held.arrival.stored.id == job else None
 
     def of(self, worker: str) -> list[Held]:
         """What a worker holds, in the order of its claims."""
-        return [held for held in self._held.values() if held.worker == worker]
+        return list(self._held.get(worker, _NOTHING).values())
+
+    def after(self, worker: str, epoch: int) -> list[Held]:
+        """What of that is later than this."""
+        held = self._held.get(worker, _NOTHING)
+        later = list(takewhile(lambda one: one.epoch > epoch, reversed(held.values())))
+        return later[::-1]
+
+    def holds(self, worker: str) -> bool:
+        """Whether a worker holds anything."""
+        return worker in self._held
 
     def drop(self, held: Held) -> None:
         """It is no longer held."""
-        self._held.pop(held.epoch, None)
+        others = self._held.get(held.worker, {})
+        others.pop(held.epoch, None)
+        if not others:
+            self._held.pop(held.worker, None)
         self._detached.pop(held.arrival.message, None)
 
     def restore(self, held: Held) -> None:
         """It is held after all."""
-        self._held[held.epoch] = held
+        others = [*self.of(held.worker), held]
+        self._held[held.worker] = {one.epoch: one for one in sorted(others, key=attrgetter("epoch"))}
         if held.arrival.receiver.is_closed:
             self._detached[held.arrival.message] = held
 
@@ -81,7 +101,8 @@ class Ledger:
         for arrival in unclaimed:
             if not arrival.redelivered:
                 self.remember(arrival, Released(arrival.stored.id, 0))
-        self._detached = {held.arrival.message: held for held in self._held.values() if held.arrival.receiver.is_closed}
+        all_held = chain.from_iterable(held.values() for held in self._held.values())
+        self._detached = {held.arrival.message: held for held in all_held if held.arrival.receiver.is_closed}
 
     def reattach(self, arrival: Arrival) -> bool:
         """Whether a message that has come again is that of a job which is still held here."""

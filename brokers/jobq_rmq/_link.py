@@ -118,7 +118,7 @@ class Link:
         line = Line(address, f"jobq {self._name}")
         try:
             async with asyncio.timeout(self._target.timeout):
-                await line.connect()
+                await cast("Any", line).connect()  # partly untyped
             await self._on_up(line)
         except BaseException as exc:
             await _close(line)
