@@ -108,7 +108,12 @@ class RmqBroker:
 
     async def turn(self, outcomes: Sequence[Outcome], claim: Claim) -> Turn:
         home, engine = self._shared.opened()
-        return await home.call(engine.turn(outcomes, claim))
+        turn = engine.turn_at_once(outcomes, claim)
+        if turn is None:
+            return await home.call(engine.turn(outcomes, claim))
+        if outcomes:
+            home.soon(engine.flush)
+        return turn
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:  # noqa: ASYNC109 - the protocol's word
         home, engine = self._shared.opened()

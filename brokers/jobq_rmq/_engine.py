@@ -1,9 +1,10 @@
-"""What the verbs do, on the loop that the connections live on."""
+"""What the verbs do, on the loop that the connections live on; a turn that waits for nothing, in any thread."""
 
 import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from threading import RLock
 from typing import Final
 
 from jobq.errors import BrokerError
@@ -11,8 +12,11 @@ from jobq.model import (
     SUSPECT_AFTER,
     Answer,
     Beat,
+    Cancelled,
     Claim,
+    Dead,
     Delivery,
+    Done,
     Job,
     Orders,
     Outcome,
@@ -23,7 +27,7 @@ from jobq.model import (
 )
 from jobq_rmq import _messages
 from jobq_rmq._consumers import Consumers
-from jobq_rmq._held import Held, Ledger
+from jobq_rmq._held import Ledger
 from jobq_rmq._publisher import Publisher
 from jobq_rmq._receiver import Arrival
 from jobq_rmq._settle import Settler, raise_worst
@@ -42,11 +46,13 @@ class Engine:
     """Both connections, and what this process holds."""
 
     def __init__(self, target: Target) -> None:
+        self._lock = RLock()
+        """Whoever changes what is known here, or reads several things of it, has this. Nobody awaits with it."""
         self._topology = Topology(target.prefix, target.kind)
         self._publisher = Publisher(target, self._topology)
         self._ledger = Ledger()
-        self._consumers = Consumers(target, self._topology, self._is_known, self._ledger.detach)
-        self._settler = Settler(self._topology, self._publisher, self._consumers, self._ledger)
+        self._consumers = Consumers(target, self._topology, self._lock, self._is_known, self._ledger.detach)
+        self._settler = Settler(self._topology, self._lock, self._publisher, self._consumers, self._ledger)
         self._stamps = Stamps()
         self._workers: dict[str, WorkerInfo] = {}
         self._claiming = set[str]()
@@ -73,6 +79,25 @@ class Engine:
             await self._store(jobs, known)
         return [Answer(job.id) for job in jobs]
 
+    def turn_at_once(self, outcomes: Sequence[Outcome], claim: Claim) -> Turn | None:
+        """The turn, if it waits for nothing, as most do; `flush` has to follow. Else None, and nothing has changed."""
+        if not all(map(_is_plain_end, outcomes)):
+            return None
+        with self._lock:
+            if not self._can_claim_at_once(claim, len(outcomes)):
+                return None
+            found = self._next(claim, ())
+            if any(self._settler.needs_another(arrival) for arrival in found):
+                self._consumers.untake(found)
+                return None
+            refused = self._settler.settle_ends(outcomes, claim.worker)
+            deliveries = [self._ledger.hold(arrival, claim.worker, claim.resume) for arrival in found]
+            return Turn(deliveries, refused, resume=deliveries[-1].epoch if deliveries else 0)
+
+    def flush(self) -> None:
+        """Send the acknowledgements."""
+        self._consumers.flush()
+
     async def turn(self, outcomes: Sequence[Outcome], claim: Claim) -> Turn:
         self._consumers.check()
         refused = await self._settler.settle(outcomes, claim.worker)
@@ -87,6 +112,21 @@ class Engine:
             await self._stop_claiming(claim.worker)
         return Turn(deliveries, refused, resume=deliveries[-1].epoch if deliveries else 0)
 
+    def _can_claim_at_once(self, claim: Claim, settling: int) -> bool:
+        """Whether this worker claims, has received all that it holds, and need not be told that there is nothing."""
+        return (
+            claim.worker in self._workers
+            and claim.worker in self._claiming
+            and bool(claim.queues)
+            and self._consumers.are_consumed(claim.queues)
+            and not self._ledger.after(claim.worker, claim.resume)
+            and (
+                not claim.limit
+                or self._consumers.has_any(claim.queues)
+                or len(self._ledger.of(claim.worker)) > settling
+            )
+        )
+
     async def wait(self, queues: Sequence[str], seconds: float) -> None:
         self._consumers.check()
         await self._consumers.wait(queues, seconds)
@@ -94,11 +134,14 @@ class Engine:
     async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float, resume: int) -> Orders:
         self._consumers.check()
         named = {beat.id for beat in beats}
-        gone = self._ledger.of(worker.id)
-        if lease > 0:
-            self._workers[worker.id] = worker
-            gone = [held for held in gone if held.epoch <= resume and held.arrival.stored.id not in named]
-        await self._put_back(gone)
+        with self._lock:
+            gone = self._ledger.of(worker.id)
+            if lease > 0:
+                self._workers[worker.id] = worker
+                gone = [held for held in gone if held.epoch <= resume and held.arrival.stored.id not in named]
+            for held in gone:
+                self._ledger.drop(held)
+        await self._settler.give_back([held.arrival for held in reversed(gone)])
         if lease <= 0:
             self._workers.pop(worker.id, None)
             await self._stop_claiming(worker.id)
@@ -125,12 +168,18 @@ class Engine:
             await self._take(claim, deliveries)
 
     async def _take(self, claim: Claim, deliveries: list[Delivery]) -> None:
-        while arrivals := self._next(claim, deliveries):
-            replaced = [(arrival, message) for arrival in arrivals if (message := self._settler.instead(arrival))]
-            dropped = {arrival for arrival, _ in replaced}
-            deliveries += [
-                self._ledger.hold(arrival, claim.worker, claim.resume) for arrival in arrivals if arrival not in dropped
-            ]
+        while True:
+            with self._lock:
+                found = self._next(claim, deliveries)
+                replaced = [(arrival, message) for arrival in found if (message := self._settler.instead(arrival))]
+                dropped = {arrival for arrival, _ in replaced}
+                deliveries += [
+                    self._ledger.hold(arrival, claim.worker, claim.resume)
+                    for arrival in found
+                    if arrival not in dropped
+                ]
+            if not found:
+                return
             await self._settler.replace(replaced)
 
     def _next(self, claim: Claim, deliveries: Sequence[Delivery]) -> list[Arrival]:
@@ -149,11 +198,6 @@ class Engine:
     def _unreceived(self, claim: Claim) -> list[Delivery]:
         return [held.delivery() for held in self._ledger.after(claim.worker, claim.resume)]
 
-    async def _put_back(self, gone: Sequence[Held]) -> None:
-        for held in gone:
-            self._ledger.drop(held)
-        await self._settler.give_back([held.arrival for held in reversed(gone)])
-
     async def _stop_claiming(self, worker: str) -> None:
         """Leave what has arrived to others, unless another worker here claims."""
         self._claiming.discard(worker)
@@ -166,6 +210,10 @@ class Engine:
 
     def _is_known(self, arrival: Arrival) -> bool:
         return self._settler.is_known(arrival)
+
+
+def _is_plain_end(outcome: Outcome) -> bool:
+    return isinstance(outcome, (Done, Cancelled)) or (isinstance(outcome, Dead) and not outcome.keep)
 
 
 def _delay_of(job: Job) -> float:

@@ -29,6 +29,11 @@ class Home:
         """Its result. A caller that is cancelled cancels it."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self.loop))
 
+    def soon(self, function: Callable[[], None]) -> None:
+        """Have it called there, unless this is closed."""
+        with suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(function)
+
     async def close(self) -> None:
         """End the thread. What still runs there is cancelled, and its caller told that nothing is known of it."""
         with suppress(RuntimeError):

@@ -23,6 +23,11 @@ class Inbox:
     bands: dict[Band, deque[Arrival]] = field(default_factory=_empty_bands)
     suspects: deque[Arrival] = field(default_factory=_no_arrivals)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits, not even a suspect."""
+        return not self.suspects and not any(self.bands.values())
+
     def add(self, arrival: Arrival) -> None:
         """Make it the last of its band, or of the suspects."""
         self._line(arrival).append(arrival)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from threading import RLock
 from typing import Final
 
 from jobq.errors import BrokerError, OutcomeUnknown
@@ -22,8 +23,11 @@ _EARLY: Final = 0.05
 class Settler:
     """Settles messages that have arrived. A message that takes another's place is confirmed before that is let go."""
 
-    def __init__(self, topology: Topology, publisher: Publisher, consumers: Consumers, ledger: Ledger) -> None:
+    def __init__(
+        self, topology: Topology, lock: RLock, publisher: Publisher, consumers: Consumers, ledger: Ledger
+    ) -> None:
         self._topology = topology
+        self._lock = lock
         self._publisher = publisher
         self._consumers = consumers
         self._ledger = ledger
@@ -34,27 +38,39 @@ class Settler:
 
         Raises a `BrokerError` if some could not be stored: those jobs are held still.
         """
-        refused: list[Token] = []
         returned: list[Arrival] = []
         replaced: list[tuple[Held, Message]] = []
-        for outcome in outcomes:
-            held = self._ledger.find(outcome.id, outcome.epoch, worker)
-            if held is None:
-                refused.append(Token(outcome.id, outcome.epoch))
-                continue
-            self._ledger.drop(held)
-            if held.arrival.receiver.is_closed:
-                self._ledger.remember(held.arrival, outcome)
-            elif (message := self._after(held.arrival, outcome)) is not None:
-                replaced.append((held, message))
-            elif isinstance(outcome, Released):
-                returned.append(held.arrival)
-            else:
-                self._acknowledge(held.arrival, outcome)
+        with self._lock:
+            refused = [
+                Token(outcome.id, outcome.epoch)
+                for outcome in outcomes
+                if not self._settle(outcome, worker, returned, replaced)
+            ]
         await self.give_back(returned)
         await self._republish(replaced)
         self._consumers.flush()
         return refused
+
+    def _settle(
+        self, outcome: Outcome, worker: str, returned: list[Arrival], replaced: list[tuple[Held, Message]]
+    ) -> bool:
+        held = self._ledger.find(outcome.id, outcome.epoch, worker)
+        if held is None:
+            return False
+        self._ledger.drop(held)
+        if held.arrival.receiver.is_closed:
+            self._ledger.remember(held.arrival, outcome)
+        elif (message := self._after(held.arrival, outcome)) is not None:
+            replaced.append((held, message))
+        elif isinstance(outcome, Released):
+            returned.append(held.arrival)
+        else:
+            self._acknowledge(held.arrival, outcome)
+        return True
+
+    def settle_ends(self, outcomes: Sequence[Outcome], worker: str) -> list[Token]:
+        """The same for outcomes of which nothing is kept; whoever calls this has the lock, and flushes later."""
+        return [Token(one.id, one.epoch) for one in outcomes if not self._settle(one, worker, [], [])]
 
     async def give_back(self, arrivals: Sequence[Arrival]) -> None:
         """To the front of their queues in this process, the last foremost; or to the server, for others."""
@@ -76,6 +92,10 @@ class Settler:
         for arrival, _ in reversed(failed):
             self._consumers.put_back(arrival)
         raise_worst([error for _, error in failed], anything_stored=len(failed) < len(pairs))
+
+    def needs_another(self, arrival: Arrival) -> bool:
+        """Whether a message must not be claimed, because another has to take its place."""
+        return arrival.redelivered or arrival.stored.eta - time.time() > _EARLY
 
     def instead(self, arrival: Arrival) -> Message | None:
         """What has to take the place of a message, because it comes too early, or because a worker died with it."""
@@ -109,17 +129,20 @@ class Settler:
         message = self._after(arrival, outcome)
         if message is not None:
             for _ in await self._replace([(arrival, message)]):
-                self._ledger.remember(arrival, outcome)
+                with self._lock:
+                    self._ledger.remember(arrival, outcome)
                 await arrival.receiver.nack([arrival])
         else:
-            self._acknowledge(arrival, outcome)
+            with self._lock:
+                self._acknowledge(arrival, outcome)
             self._consumers.flush()
 
     async def _republish(self, replaced: Sequence[tuple[Held, Message]]) -> None:
         by_arrival = {held.arrival: held for held, _ in replaced}
         failed = await self._replace([(held.arrival, message) for held, message in replaced])
-        for arrival, _ in failed:
-            self._ledger.restore(by_arrival[arrival])
+        with self._lock:
+            for arrival, _ in failed:
+                self._ledger.restore(by_arrival[arrival])
         raise_worst([error for _, error in failed], anything_stored=len(failed) < len(replaced))
 
     async def _replace(self, pairs: Sequence[tuple[Arrival, Message]]) -> list[tuple[Arrival, BrokerError]]:
@@ -131,9 +154,10 @@ class Settler:
             results = await self._publisher.publish([message for _, message in pairs])
         except BrokerError as exc:
             results = [exc] * len(pairs)
-        for (arrival, _), error in zip(pairs, results, strict=True):
-            if error is None:
-                self._acknowledge(arrival, Done(arrival.stored.id, 0))
+        with self._lock:
+            for (arrival, _), error in zip(pairs, results, strict=True):
+                if error is None:
+                    self._acknowledge(arrival, Done(arrival.stored.id, 0))
         self._consumers.flush()
         return [(arrival, error) for (arrival, _), error in zip(pairs, results, strict=True) if error is not None]
 
