@@ -7,20 +7,22 @@ import select
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 
 import pytest
 from pamqp.commands import Basic
 
 from jobq import App
-from jobq.errors import BrokerFull, BrokerUnavailable, OutcomeUnknown
+from jobq.errors import BrokerError, BrokerFull, BrokerUnavailable, OutcomeUnknown
+from jobq.model import Beat, Claim, Done, WorkerInfo
 from jobq.worker import Worker
 from jobq_rmq import RmqBroker
 from jobq_rmq._declare import write
 from jobq_rmq._receiver import Receiver
 from jobq_rmq._topology import Kind
 from tests.rmq.node import Node
-from tests.rmq.tools import KINDS, Space, claim, collect, drain, lease, put, soon, space_on
+from tests.rmq.tools import KINDS, Space, claim, collect, drain, lease, put, soon, space_on, stored_at_last
 
 both = pytest.mark.parametrize("kind", KINDS)
 app = App()
@@ -256,3 +258,56 @@ async def test_a_channel_that_is_closed_alone_costs_no_job_a_second_run(
 
 def confuse(receiver: Receiver) -> None:
     write(receiver._channel, [Basic.Ack(delivery_tag=999_999)])
+
+
+@dataclass
+class Work:
+    """What workers in several threads have to do."""
+
+    stored: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
+    harmed: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        return self.harmed and self.ended >= self.stored
+
+    async def store(self, broker: RmqBroker) -> None:
+        """Jobs, for as long as harm is done."""
+        while not self.harmed:
+            self.stored.add(name := f"{len(self.stored)}")
+            await stored_at_last(broker, name)
+
+    async def finish(self, broker: RmqBroker, worker: WorkerInfo) -> None:
+        """Claim and finish jobs until all have ended, whoever did it."""
+        resume, done, tried = 0, list[Done](), set[int]()
+        async with broker:
+            while not self.is_over:
+                try:
+                    beats = [Beat(outcome.id, outcome.epoch) for outcome in done]
+                    await broker.heartbeat(worker, beats, 60, resume)
+                    turn = await broker.turn(done, Claim(worker.id, ["default"], 20, resume=resume))
+                except BrokerError:
+                    tried.update(outcome.epoch for outcome in done)
+                    await asyncio.sleep(0.01)
+                    continue
+                late = {token.epoch for token in turn.refused} - tried  # of those tried before, a part may be stored
+                self.ended.update(outcome.id for outcome in done if outcome.epoch not in late)
+                resume = max(resume, turn.resume)
+                done = [Done(delivery.job.id, delivery.epoch) for delivery in turn.deliveries]
+
+
+@both
+async def test_workers_in_several_threads_finish_every_job_while_connections_are_lost(
+    harmed: Space, patient: Node, kind: Kind
+) -> None:
+    work = Work()
+    workers = [WorkerInfo(id=name, host="here", concurrency=20) for name in "abc"]
+    async with RmqBroker(harmed.url(kind)) as broker, asyncio.TaskGroup() as group:
+        for worker in workers:
+            group.create_task(asyncio.to_thread(asyncio.run, work.finish(broker.twin(), worker)))
+        group.create_task(work.store(broker))
+        for _ in range(3):
+            await asyncio.to_thread(patient.close_all_connections)
+        work.harmed = True
+    assert len(work.stored) > 100
