@@ -29,7 +29,7 @@ class Home:
         """Its result. A caller that is cancelled cancels it."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self.loop))
 
-    def soon(self, function: Callable[[], None]) -> None:
+    def soon(self, function: Callable[[], object]) -> None:
         """Have it called there, unless this is closed."""
         with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(function)

@@ -4,11 +4,13 @@ import asyncio
 import logging
 import random
 import select
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 
 import pytest
 from pamqp.commands import Basic
@@ -22,7 +24,7 @@ from jobq_rmq._declare import write
 from jobq_rmq._receiver import Receiver
 from jobq_rmq._topology import Kind
 from tests.rmq.node import Node
-from tests.rmq.tools import KINDS, Space, claim, collect, drain, lease, put, soon, space_on, stored_at_last
+from tests.rmq.tools import KINDS, Space, claim, collect, drain, lease, put, soon, space_on
 
 both = pytest.mark.parametrize("kind", KINDS)
 app = App()
@@ -265,18 +267,31 @@ class Work:
     """What workers in several threads have to do."""
 
     stored: set[str] = field(default_factory=set)
+    unknown: set[str] = field(default_factory=set)
+    """Perhaps stored."""
     ended: set[str] = field(default_factory=set)
     harmed: bool = False
+    over: bool = False
+    """Whether nothing more is stored."""
 
     @property
     def is_over(self) -> bool:
-        return self.harmed and self.ended >= self.stored
+        return self.over and self.ended >= self.stored
 
     async def store(self, broker: RmqBroker) -> None:
-        """Jobs, for as long as harm is done."""
-        while not self.harmed:
-            self.stored.add(name := f"{len(self.stored)}")
-            await stored_at_last(broker, name)
+        """Jobs, for as long as harm is done, and one that comes after whatever was delivered again."""
+        for number in count():
+            last = self.harmed
+            try:
+                await put(broker, f"{number}")
+            except BrokerUnavailable:
+                self.unknown.add(f"{number}")
+                await asyncio.sleep(0.01)
+            else:
+                self.stored.add(f"{number}")
+                if last:
+                    break
+        self.over = True
 
     async def finish(self, broker: RmqBroker, worker: WorkerInfo) -> None:
         """Claim and finish jobs until all have ended, whoever did it."""
@@ -311,3 +326,24 @@ async def test_workers_in_several_threads_finish_every_job_while_connections_are
             await asyncio.to_thread(patient.close_all_connections)
         work.harmed = True
     assert len(work.stored) > 100
+    async with RmqBroker(harmed.url(kind)) as broker:
+        assert set(await drain(broker)) <= work.unknown
+
+
+async def test_a_turn_that_waits_for_nothing_does_not_wait_for_the_thread_of_the_connections(space: Space) -> None:
+    async with RmqBroker(space.url()) as broker:
+        await put(broker, "a", "b")
+        await lease(broker)
+        (first,) = (await claim(broker, limit=1)).deliveries
+        home, _ = broker._shared.opened()
+        free = threading.Event()
+        home.soon(partial(free.wait, 60))
+        try:
+            async with asyncio.timeout(10):
+                (second,) = (await claim(broker, Done(first.job.id, first.epoch), limit=1)).deliveries
+        finally:
+            free.set()
+        assert second.job.id == "b"
+        await claim(broker, Done(second.job.id, second.epoch), limit=0)
+    async with RmqBroker(space.url()) as broker:
+        assert await drain(broker) == []
