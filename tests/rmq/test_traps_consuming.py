@@ -266,10 +266,10 @@ def confuse(receiver: Receiver) -> None:
 class Work:
     """What workers in several threads have to do."""
 
-    stored: set[str] = field(default_factory=set)
-    unknown: set[str] = field(default_factory=set)
+    stored: set[str] = field(default_factory=set[str])
+    unknown: set[str] = field(default_factory=set[str])
     """Perhaps stored."""
-    ended: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set[str])
     harmed: bool = False
     over: bool = False
     """Whether nothing more is stored."""
