@@ -173,6 +173,11 @@ class Released(Struct, frozen=True, gc=False):
 Outcome = Done | Again | Dead | Cancelled | Released
 
 
+def leaves_nothing(outcome: Outcome) -> bool:
+    """Whether its job has ended and is not kept, so that a broker has only to forget it."""
+    return isinstance(outcome, (Done, Cancelled)) or (isinstance(outcome, Dead) and not outcome.keep)
+
+
 class Claim(Struct, frozen=True):
     """What a worker asks for in a turn.
 

@@ -23,6 +23,7 @@ _PRIORITY: Final[dict[Band, int]] = {
     "low": DEFAULT_PRIORITY - 1,
 }
 
+_ROUNDS: Final = 2
 _PORTION: Final = 50
 """The least number of messages that a queue sends between two answers, if it has them."""
 
@@ -204,8 +205,8 @@ class Consumers:
         """
         names = [(self._topology.ready(*key), receiver) for key, receiver in self._receivers.items()]
         came = -1
-        for number in range(2 + self._prefetch // _PORTION):
-            if number >= 2 and came == self._came:  # noqa: PLR2004
+        for number in range(_ROUNDS + self._prefetch // _PORTION):
+            if number >= _ROUNDS and came == self._came:
                 break
             came = self._came
             await asyncio.gather(*(receiver.fence(name, self._target.timeout) for name, receiver in names))
@@ -250,6 +251,9 @@ class Consumers:
         def arrive(arrival: Arrival) -> None:
             self._came += 1
             with self._lock:
+                if arrival.receiver.is_closed:
+                    self._lost([arrival])
+                    return
                 if self._known(arrival):
                     return
                 inbox = self._inboxes.get(queue)

@@ -12,11 +12,8 @@ from jobq.model import (
     SUSPECT_AFTER,
     Answer,
     Beat,
-    Cancelled,
     Claim,
-    Dead,
     Delivery,
-    Done,
     Job,
     Orders,
     Outcome,
@@ -24,6 +21,7 @@ from jobq.model import (
     Token,
     Turn,
     WorkerInfo,
+    leaves_nothing,
 )
 from jobq_rmq import _messages
 from jobq_rmq._consumers import Consumers
@@ -81,7 +79,7 @@ class Engine:
 
     def turn_at_once(self, outcomes: Sequence[Outcome], claim: Claim) -> Turn | None:
         """The turn, if it waits for nothing, as most do; `flush` has to follow. Else None, and nothing has changed."""
-        if not all(map(_is_plain_end, outcomes)):
+        if not all(map(leaves_nothing, outcomes)):
             return None
         with self._lock:
             if not self._can_claim_at_once(claim, len(outcomes)):
@@ -123,7 +121,7 @@ class Engine:
             and (
                 not claim.limit
                 or self._consumers.has_any(claim.queues)
-                or len(self._ledger.of(claim.worker)) > settling
+                or self._ledger.holds(claim.worker, besides=settling)
             )
         )
 
@@ -210,10 +208,6 @@ class Engine:
 
     def _is_known(self, arrival: Arrival) -> bool:
         return self._settler.is_known(arrival)
-
-
-def _is_plain_end(outcome: Outcome) -> bool:
-    return isinstance(outcome, (Done, Cancelled)) or (isinstance(outcome, Dead) and not outcome.keep)
 
 
 def _delay_of(job: Job) -> float:

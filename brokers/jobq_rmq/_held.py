@@ -67,9 +67,9 @@ class Ledger:
         later = list(takewhile(lambda one: one.epoch > epoch, reversed(held.values())))
         return later[::-1]
 
-    def holds(self, worker: str) -> bool:
-        """Whether a worker holds anything."""
-        return worker in self._held
+    def holds(self, worker: str, besides: int = 0) -> bool:
+        """Whether a worker holds more than so many."""
+        return len(self._held.get(worker, _NOTHING)) > besides
 
     def drop(self, held: Held) -> None:
         """It is no longer held."""

@@ -99,12 +99,12 @@ class Settler:
 
     def instead(self, arrival: Arrival) -> Message | None:
         """What has to take the place of a message, because it comes too early, or because a worker died with it."""
+        if not self.needs_another(arrival):
+            return None
         old, now = arrival.stored, time.time()
         if arrival.redelivered:
             return _messages.after_crash(self._topology, old, Crash(self._ledger.next_epoch(), now, ""))
-        if old.eta - now > _EARLY:
-            return _messages.again(self._topology, old, queue=old.queue, trail=None, delay=old.eta - now)
-        return None
+        return _messages.again(self._topology, old, queue=old.queue, trail=None, delay=old.eta - now)
 
     def is_known(self, arrival: Arrival) -> bool:
         """Whether a message that has come again is that of a job which runs here, or has ended here.

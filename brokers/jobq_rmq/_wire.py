@@ -16,12 +16,13 @@ from yarl import URL
 OnMessage = Callable[["Raw"], None]
 
 _HEAD: Final = struct.Struct(">BHI")
-_METHOD, _HEADER, _BODY = 1, 2, 3
+_METHOD, _HEADER, _BODY, _PULSE_KIND = 1, 2, 3, 8
+"""The kinds of frames that there are."""
 _END: Final = 0xCE
 _DELIVER: Final = struct.pack(">HH", 60, 60)
 _ACK: Final = struct.Struct(">BHIHHQBB")
 _SIZES: Final = struct.Struct(">HHQ")
-_HEARTBEAT: Final = struct.pack(">BHIB", 8, 0, 0, _END)
+_HEARTBEAT: Final = struct.pack(">BHIB", _PULSE_KIND, 0, 0, _END)
 _PULSE: Final = 5.0
 """Seconds after which the library is told that the server lives, if all that came was taken from it."""
 _LARGEST: Final = 1 << 24
@@ -102,7 +103,7 @@ class Wire(asyncio.StreamReaderProtocol):
         while place + _HEAD.size <= size and not self._foreign:
             kind, channel, length = _HEAD.unpack_from(data, place)
             end = place + _HEAD.size + length
-            if kind > 8 or length > _LARGEST:  # noqa: PLR2004 - a heartbeat, the last of AMQP's four kinds
+            if kind > _PULSE_KIND or length > _LARGEST:
                 self._foreign = True
                 break
             if end >= size:

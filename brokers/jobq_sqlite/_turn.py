@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from jobq.codec import encode_trail
-from jobq.model import Again, Cancelled, Claim, Dead, Done, Outcome, Released, Token
+from jobq.model import Again, Claim, Dead, Outcome, Released, Token, leaves_nothing
 from jobq_sqlite._found import Found
 from jobq_sqlite._lease import find_held, promote, take_back
 from jobq_sqlite._sql import NEW_LANE, Row, Tx, numbers, one_row
@@ -128,7 +128,7 @@ class TakeTurn(Verb[Found]):
     def take_plainly(self, tx: Tx) -> bool:
         """What turns nearly always are: jobs that are held have ended, none of them is kept, others are claimed."""
         claim = self.claim
-        ended = {outcome.id: outcome.epoch for outcome in self.outcomes if _is_plain_end(outcome)}
+        ended = {outcome.id: outcome.epoch for outcome in self.outcomes if leaves_nothing(outcome)}
         if len(ended) < len(self.outcomes):
             return False
         settled, common = (msgspec.json.encode(ended).decode(), len(ended)), (claim.suspects, claim.resume, tx.now)
@@ -218,10 +218,6 @@ class TakeTurn(Verb[Found]):
         tx.do_rows(_BURY, kept)
         if ended:
             tx.do(_REMOVE, msgspec.json.encode([n for n, _ in ended]).decode())
-
-
-def _is_plain_end(outcome: Outcome) -> bool:
-    return isinstance(outcome, (Done, Cancelled)) or (isinstance(outcome, Dead) and not outcome.keep)
 
 
 def _place(n: int, outcome: Again | Released, ticket: int, now: float) -> Row:

@@ -347,3 +347,15 @@ async def test_a_turn_that_waits_for_nothing_does_not_wait_for_the_thread_of_the
         await claim(broker, Done(second.job.id, second.epoch), limit=0)
     async with RmqBroker(space.url()) as broker:
         assert await drain(broker) == []
+
+
+async def test_what_comes_through_a_receiver_that_was_given_up_is_not_claimed_but_comes_again(space: Space) -> None:
+    async with RmqBroker(space.url()) as broker:
+        assert await drain(broker) == []
+        _, engine = broker._shared.opened()
+        for receiver in engine._consumers._receivers.values():
+            receiver.lose()
+        await put(broker, "a")
+        assert not (await claim(broker)).deliveries
+    async with RmqBroker(space.url()) as broker:
+        assert [one.job.id for one, _ in await collect(broker, 1)] == ["a"]
