@@ -3,6 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
 from threading import RLock
 from typing import Final
 
@@ -10,9 +12,12 @@ from jobq.errors import BrokerError
 from jobq.model import DEFAULT_PRIORITY
 from jobq_rmq._declare import BROKEN, declare, open_channel
 from jobq_rmq._errors import undeclared
-from jobq_rmq._inbox import Inbox
+from jobq_rmq._fences import Fences, ask_until_quiet
+from jobq_rmq._inbox import Inboxes
 from jobq_rmq._link import Link
-from jobq_rmq._receiver import Arrival, Receiver, Source
+from jobq_rmq._messages import stored, stored_with_holder
+from jobq_rmq._receiver import Arrival, Read, Receiver
+from jobq_rmq._sleepers import Sleepers
 from jobq_rmq._topology import BANDS, Band, Topology
 from jobq_rmq._url import Target
 from jobq_rmq._wire import Line
@@ -22,10 +27,6 @@ _PRIORITY: Final[dict[Band, int]] = {
     "normal": DEFAULT_PRIORITY,
     "low": DEFAULT_PRIORITY - 1,
 }
-
-_ROUNDS: Final = 2
-_PORTION: Final = 50
-"""The least number of messages that a queue sends between two answers, if it has them."""
 
 log = logging.getLogger("jobq.rmq")
 
@@ -43,26 +44,28 @@ class Consumers:
         target: Target,
         topology: Topology,
         lock: RLock,
+        inboxes: Inboxes,
+        *,
         known: Callable[[Arrival], bool],
         on_down: Callable[[Iterable[Arrival]], None],
     ) -> None:
         self._target = target
         self._topology = topology
         self._lock = lock
+        self._inboxes = inboxes
         self._known = known
         self._lost = on_down
         self._link = Link(target, "consuming", self._consume_again, self._on_down)
-        self._inboxes: dict[str, Inbox] = {}
         self._receivers: dict[tuple[str, Band], Receiver] = {}
         self._retired: list[Receiver] = []
         """They receive nothing any more; what came from them can still be settled."""
-        self._sleepers = set[asyncio.Event]()
+        self._holder: tuple[str, Callable[[Arrival], None]] | None = None
+        self._holding: Receiver | None = None
+        """Receives what this process has published to itself."""
+        self._sleepers = Sleepers()
         self._starting = asyncio.Lock()
         self._tasks = set[asyncio.Task[None]]()
-        self._fence: asyncio.Task[None] | None = None
-        """Under way."""
-        self._fence_after: asyncio.Task[None] | None = None
-        """Has not begun yet, so that it will do for whoever comes now."""
+        self._fences = Fences(self._ask_all, self._spawn)
         self._prefetch = 0
         self._came = 0
         """How many messages have arrived."""
@@ -73,11 +76,12 @@ class Consumers:
 
     async def close(self) -> None:
         """End the connection: the server takes back what was not settled. Who waits is woken."""
-        self._wake()
+        self._sleepers.wake()
         with self._lock:
-            self._inboxes, receivers, self._receivers = {}, self._receivers, {}
-            for receiver in (*receivers.values(), *self._retired):
+            for receiver in self._all():
                 receiver.lose()
+            self._inboxes.close()
+            self._receivers.clear()
         await self._link.close()
         for task in self._tasks:
             task.cancel()
@@ -97,14 +101,13 @@ class Consumers:
         async with self._starting:
             self._prefetch = prefetch
             with self._lock:
-                for queue in queues:
-                    self._inboxes.setdefault(queue, Inbox())
+                self._inboxes.open(queues)
             return await self._start_missing(self._link.now)
 
     def are_consumed(self, queues: Sequence[str]) -> bool:
         """Whether jobs of these queues are delivered already."""
         with self._lock:
-            return self._inboxes.keys() >= set(queues) and not self._missing() and not self._starting.locked()
+            return set(queues) <= self._inboxes.queues and not self._missing() and not self._starting.locked()
 
     async def stop(self) -> list[Arrival]:
         """Have no more jobs delivered. Returns those that were not claimed, which are to be given back."""
@@ -114,54 +117,43 @@ class Consumers:
             with self._lock:
                 self._retired += self._receivers.values()
                 self._receivers.clear()
-                inboxes, self._inboxes = self._inboxes, {}  # not before, for some may have been on their way
-            return [arrival for inbox in inboxes.values() for arrival in inbox.all()]
+                return self._inboxes.close()  # not before, for some may have been on their way
 
-    def take(self, queue: str) -> Arrival | None:
-        """The next job of a queue, if one has arrived. Whoever calls this has the lock."""
-        inbox = self._inboxes.get(queue)
-        return None if inbox is None else inbox.pop()
+    async def hold(self, holder: str, on_arrival: Callable[[Arrival], None]) -> None:
+        """Have delivered what is published to this `holder`. Raises `BrokerUnavailable` or `BrokerRefused`."""
+        async with self._starting:
+            self._holder = holder, on_arrival
+            await self._start_holding(self._link.now)
 
-    def take_suspect(self, queue: str) -> Arrival | None:
-        """The next suspect of a queue, if one has arrived. Whoever calls this has the lock."""
-        inbox = self._inboxes.get(queue)
-        return inbox.suspects.popleft() if inbox is not None and inbox.suspects else None
-
-    def untake(self, arrivals: Sequence[Arrival]) -> None:
-        """Undo a moment later what was taken. Whoever calls this has had the lock all the time."""
-        for arrival in reversed(arrivals):
-            self._inboxes[arrival.stored.queue].add_first(arrival)
+    async def let_go(self) -> None:
+        """Delete the holder's queue, if nothing can be in it."""
+        async with self._starting:
+            holder, self._holder, receiver = self._holder, None, self._holding
+            if holder is not None and receiver is not None and receiver.is_settled and not receiver.is_closed:
+                await receiver.delete(self._topology.held(holder[0]), self._target.timeout)
 
     def put_back(self, arrival: Arrival) -> bool:
         """Make it the next job of its queue; False if that is no longer consumed here."""
         with self._lock:
-            inbox = self._inboxes.get(arrival.stored.queue)
-            if inbox is None or arrival.receiver.is_closed:
+            if arrival.receiver.is_closed or not self._inboxes.add_first(arrival):
                 return False
-            inbox.add_first(arrival)
-        self._wake()
+        self._sleepers.wake()
         return True
 
     async def fence(self) -> None:
         """Return when all has arrived that was in the queues before, as far as the prefetch allows."""
-        await asyncio.wait([self._next_fence()])
+        await asyncio.wait([self._fences.next()])
 
     async def look(self, queues: Sequence[str]) -> None:
         """Return when a job of these queues has arrived, or it is certain that none was there."""
-        fence, arrived = self._next_fence(), asyncio.Event()
-        fence.add_done_callback(lambda _: arrived.set())
-        self._sleepers.add(arrived)
-        try:
-            while not (fence.done() or self.has_any(queues)):
-                arrived.clear()
-                await arrived.wait()
-        finally:
-            self._sleepers.discard(arrived)
+        fence = self._fences.next()
+        fence.add_done_callback(lambda _: self._sleepers.wake())
+        await self._sleepers.until(lambda: fence.done() or self.has_any(queues))
 
     def flush(self) -> None:
         """Send the acknowledgements."""
         with self._lock:
-            for receiver in (*self._receivers.values(), *self._retired):
+            for receiver in self._all():
                 receiver.flush()
             settled = [one for one in self._retired if one.is_settled]
         for receiver in settled:
@@ -171,48 +163,25 @@ class Consumers:
     def has_any(self, queues: Iterable[str]) -> bool:
         """Whether a job of these queues has arrived."""
         with self._lock:
-            return any(not self._inboxes[queue].is_empty for queue in queues if queue in self._inboxes)
+            return self._inboxes.has_any(queues)
 
     async def wait(self, queues: Sequence[str], seconds: float) -> None:
         """Return when a job has arrived, or after `seconds`."""
-        sleeper = asyncio.Event()
-        self._sleepers.add(sleeper)
-        try:
-            if not self.has_any(queues):
-                async with asyncio.timeout(seconds):
-                    await sleeper.wait()
-        except TimeoutError:
-            pass
-        finally:
-            self._sleepers.discard(sleeper)
-
-    def _next_fence(self) -> asyncio.Task[None]:
-        if self._fence_after is None:
-            self._fence_after = self._spawn(self._begin_fence(self._fence))
-        return self._fence_after
-
-    async def _begin_fence(self, before: asyncio.Task[None] | None) -> None:
-        if before is not None:
-            await asyncio.wait([before])
-        self._fence, self._fence_after = self._fence_after, None
-        await self._ask_all()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._sleepers.once(unless=lambda: self.has_any(queues))
 
     async def _ask_all(self) -> None:
-        """What a server answers on a channel comes after what it has delivered there before.
-
-        What a queue sends while it answers for the first time comes before the second answer; and a classic queue waits
-        when 200 messages are on their way, until some of them have been sent.
-        """
         names = [(self._topology.ready(*key), receiver) for key, receiver in self._receivers.items()]
-        came = -1
-        for number in range(_ROUNDS + self._prefetch // _PORTION):
-            if number >= _ROUNDS and came == self._came:
-                break
-            came = self._came
+
+        async def ask() -> None:
             await asyncio.gather(*(receiver.fence(name, self._target.timeout) for name, receiver in names))
 
+        await ask_until_quiet(ask, lambda: self._came, self._prefetch)
+
     def _missing(self) -> list[tuple[str, Band]]:
-        return [(queue, band) for queue in self._inboxes for band in BANDS if (queue, band) not in self._receivers]
+        queues = self._inboxes.queues
+        return [(queue, band) for queue in queues for band in BANDS if (queue, band) not in self._receivers]
 
     async def _start_missing(self, line: Line) -> bool:
         missing = self._missing()
@@ -226,87 +195,110 @@ class Consumers:
         return bool(missing)
 
     async def _start(self, line: Line, queue: str, band: Band) -> None:
-        channel = await open_channel(line, self._target)
-        receiver = Receiver(line.wire, channel, Source(queue, _PRIORITY[band]), self._arrive(queue, band), self._ended)
+        read = partial(stored, queue=queue, priority=_PRIORITY[band])
+        name = self._topology.ready(queue, band)
+        receiver = await self._receive(line, name, read, self._arrive, self._prefetch)
+        if receiver is not None:
+            with self._lock:
+                self._receivers[queue, band] = receiver
+
+    async def _start_holding(self, line: Line) -> None:
+        if self._holder is None or self._holding is not None:
+            return
+        holder, on_arrival = self._holder
+        await declare(line, self._topology.of_holder(holder), self._target)
         try:
-            await receiver.start(self._topology.ready(queue, band), self._prefetch, self._target.timeout)
+            receiver = await self._receive(line, self._topology.held(holder), stored_with_holder, on_arrival, 0)
+        except BROKEN as exc:
+            raise undeclared(exc, self._target.masked) from exc
+        with self._lock:
+            self._holding = receiver
+
+    async def _receive(
+        self, line: Line, name: str, read: Read, on_arrival: Callable[[Arrival], None], prefetch: int
+    ) -> Receiver | None:
+        """A receiver, unless it has already ended."""
+        channel = await open_channel(line, self._target)
+        receiver = Receiver(line.wire, channel, read, on_arrival, self._ended)
+        try:
+            await receiver.start(name, prefetch, self._target.timeout)
         except BROKEN:
-            self._abandon(queue, receiver)
+            self._abandon(receiver)
             raise
         if receiver.is_over:
-            self._abandon(queue, receiver)
-            return
-        with self._lock:
-            self._receivers[queue, band] = receiver
+            self._abandon(receiver)
+            return None
+        return receiver
 
-    def _abandon(self, queue: str, receiver: Receiver) -> None:
+    def _abandon(self, receiver: Receiver) -> None:
         """What has come from it comes again."""
         receiver.lose()
         with self._lock:
-            if queue in self._inboxes:
-                self._lost(self._inboxes[queue].drop(receiver))
+            self._lost(self._inboxes.take_all(lambda arrival: arrival.receiver is receiver))
         self._spawn(receiver.close(self._target.timeout))
 
-    def _arrive(self, queue: str, band: Band) -> Callable[[Arrival], None]:
-        def arrive(arrival: Arrival) -> None:
-            self._came += 1
-            with self._lock:
-                if arrival.receiver.is_closed:
-                    self._lost([arrival])
-                    return
-                if self._known(arrival):
-                    return
-                inbox = self._inboxes.get(queue)
-                if inbox is not None:
-                    inbox.add(arrival)
-            if inbox is None:  # it was on its way when `stop` was called
-                self._spawn(arrival.receiver.nack([arrival]))
-            self._wake()
+    def _all(self) -> Iterable[Receiver]:
+        holding = () if self._holding is None else (self._holding,)
+        return (*self._receivers.values(), *self._retired, *holding)
 
-        return arrive
+    def _arrive(self, arrival: Arrival) -> None:
+        self._came += 1
+        with self._lock:
+            if arrival.receiver.is_closed:
+                self._lost([arrival])
+                return
+            if self._known(arrival):
+                return
+            if not self._inboxes.add(arrival):  # it was on its way when `stop` was called
+                self._spawn(arrival.receiver.nack([arrival]))
+        self._sleepers.wake()
 
     def _ended(self, receiver: Receiver) -> None:
         """Its queue was deleted, or its channel was closed: go on with another."""
-        key = next((key for key, other in self._receivers.items() if other is receiver), None)
-        if key is None:
-            return
         with self._lock:
-            del self._receivers[key]
+            if not self._forget(receiver):
+                return
             if receiver.is_closed:
-                self._lost(self._inboxes[key[0]].drop(receiver))
+                self._lost(self._inboxes.take_all(lambda arrival: arrival.receiver is receiver))
             else:
                 self._retired.append(receiver)
         if not receiver.is_closed:
             self._spawn(receiver.stop(self._target.timeout))
-        log.warning("jobs of queue %r no longer came in; consuming it again", key[0])
         self._spawn(self._repair())
+
+    def _forget(self, receiver: Receiver) -> bool:
+        """Whether it was one that should receive."""
+        if receiver is self._holding:
+            self._holding = None
+            return True
+        key = next((key for key, other in self._receivers.items() if other is receiver), None)
+        if key is None:
+            return False
+        del self._receivers[key]
+        log.warning("jobs of queue %r no longer came in; consuming it again", key[0])
+        return True
 
     async def _repair(self) -> None:
         try:
-            async with self._starting:
-                await self._start_missing(self._link.now)
+            await self._consume_again(self._link.now)
         except BrokerError as exc:
             log.warning("%s", exc)
-        self._wake()  # if it could not be done, whoever asks for jobs next will try again, and tell
+        self._sleepers.wake()  # if it could not be done, whoever asks for jobs next will try again, and tell
 
     async def _consume_again(self, line: Line) -> None:
         async with self._starting:
+            await self._start_holding(line)
             await self._start_missing(line)
 
     def _on_down(self) -> None:
         with self._lock:
-            for receiver in (*self._receivers.values(), *self._retired):
+            for receiver in self._all():
                 receiver.lose()
+            self._holding = None
             self._receivers.clear()
             self._retired.clear()
-            self._lost([arrival for inbox in self._inboxes.values() for arrival in inbox.all()])
-            for queue in self._inboxes:
-                self._inboxes[queue] = Inbox()
-        self._wake()
-
-    def _wake(self) -> None:
-        for sleeper in self._sleepers:
-            sleeper.set()
+            self._lost(self._inboxes.take_all(lambda _: True))
+        self._sleepers.wake()
 
     def _spawn(self, coroutine: Coroutine[object, object, None]) -> asyncio.Task[None]:
         self._tasks.add(task := asyncio.create_task(coroutine))

@@ -57,6 +57,11 @@ def arrival(destination: str) -> str:
     return ".".join([*"*" * LEVELS, destination])
 
 
+def home(word: str, destination: str) -> str:
+    """A routing key with a word of one's own in front, which ends there from any exchange above the last."""
+    return ".".join([word, *"0" * (LEVELS - 1), destination])
+
+
 def milliseconds(level: int) -> int:
     """How long a level keeps a message."""
     return round(UNIT * 1000) << level

@@ -25,7 +25,9 @@ from jobq.model import (
 )
 from jobq_rmq import _messages
 from jobq_rmq._consumers import Consumers
+from jobq_rmq._handover import Handover
 from jobq_rmq._held import Ledger
+from jobq_rmq._inbox import Inboxes
 from jobq_rmq._publisher import Publisher
 from jobq_rmq._receiver import Arrival
 from jobq_rmq._settle import Settler, raise_worst
@@ -49,8 +51,21 @@ class Engine:
         self._topology = Topology(target.prefix, target.kind)
         self._publisher = Publisher(target, self._topology)
         self._ledger = Ledger()
-        self._consumers = Consumers(target, self._topology, self._lock, self._is_known, self._ledger.detach)
+        self._inboxes = Inboxes()
+        self._consumers = Consumers(
+            target, self._topology, self._lock, self._inboxes, known=self._is_known, on_down=self._ledger.detach
+        )
         self._settler = Settler(self._topology, self._lock, self._publisher, self._consumers, self._ledger)
+        self._handover = Handover(
+            target=target,
+            topology=self._topology,
+            lock=self._lock,
+            publisher=self._publisher,
+            inboxes=self._inboxes,
+            consumers=self._consumers,
+            ledger=self._ledger,
+            settler=self._settler,
+        )
         self._stamps = Stamps()
         self._workers: dict[str, WorkerInfo] = {}
         self._claiming = set[str]()
@@ -63,11 +78,14 @@ class Engine:
         except BaseException:
             await self._publisher.close()
             raise
+        self._handover.start()
 
     async def close(self) -> None:
+        await self._handover.stop()
         with suppress(BrokerError, TimeoutError):
             async with asyncio.timeout(_GOODBYE):
                 await self._settler.send_back(await self._consumers.stop())
+                await self._consumers.let_go()
         await self._consumers.close()
         await self._publisher.close()
 
@@ -86,7 +104,8 @@ class Engine:
                 return None
             found = self._next(claim, ())
             if any(self._settler.needs_another(arrival) for arrival in found):
-                self._consumers.untake(found)
+                for arrival in reversed(found):
+                    self._inboxes.add_first(arrival)
                 return None
             refused = self._settler.settle_ends(outcomes, claim.worker)
             deliveries = [self._ledger.hold(arrival, claim.worker, claim.resume) for arrival in found]
@@ -186,10 +205,10 @@ class Engine:
         room = claim.limit - len(deliveries)
         suspects = claim.suspects and not any(len(delivery.crashes) >= SUSPECT_AFTER for delivery in deliveries)
         for queue in claim.queues:
-            if suspects and len(found) < room and (suspect := self._consumers.take_suspect(queue)):
+            if suspects and len(found) < room and (suspect := self._inboxes.take_suspect(queue)):
                 found.append(suspect)
                 suspects = False
-            while len(found) < room and (arrival := self._consumers.take(queue)):
+            while len(found) < room and (arrival := self._inboxes.take(queue)):
                 found.append(arrival)
         return found
 

@@ -79,6 +79,21 @@ class Ledger:
             self._held.pop(held.worker, None)
         self._detached.pop(held.arrival.message, None)
 
+    def is_held(self, held: Held) -> bool:
+        """Whether it is held still."""
+        return self._held.get(held.worker, _NOTHING).get(held.epoch) is held
+
+    def older(self, moment: float) -> list[Held]:
+        """What the server has waited for since before `moment`."""
+        return [held for held in self._all() if held.arrival.since < moment and not held.arrival.receiver.is_closed]
+
+    def change(self, held: Held, arrival: Arrival) -> None:
+        """It is held by way of another message from now on."""
+        self._detached.pop(held.arrival.message, None)
+        arrival.stored = held.arrival.stored
+        arrival.redelivered = False  # nobody died with it
+        held.arrival = arrival
+
     def restore(self, held: Held) -> None:
         """It is held after all."""
         others = [*self.of(held.worker), held]
@@ -86,9 +101,9 @@ class Ledger:
         if held.arrival.receiver.is_closed:
             self._detached[held.arrival.message] = held
 
-    def remember(self, arrival: Arrival, outcome: Outcome) -> None:
-        """Note what is to be done if this message comes again."""
-        self._ended[arrival.message] = outcome
+    def remember(self, message: str, outcome: Outcome) -> None:
+        """Note what is to be done if a message with this id comes again."""
+        self._ended[message] = outcome
         while len(self._ended) > _MOST_ENDED:
             self._ended.popitem(last=False)
 
@@ -100,15 +115,16 @@ class Ledger:
         """A channel is lost, or all, and with it what nobody has claimed: if that comes again, it was no crash."""
         for arrival in unclaimed:
             if not arrival.redelivered:
-                self.remember(arrival, Released(arrival.stored.id, 0))
-        all_held = chain.from_iterable(held.values() for held in self._held.values())
-        self._detached = {held.arrival.message: held for held in all_held if held.arrival.receiver.is_closed}
+                self.remember(arrival.message, Released(arrival.stored.id, 0))
+        self._detached = {held.arrival.message: held for held in self._all() if held.arrival.receiver.is_closed}
 
     def reattach(self, arrival: Arrival) -> bool:
         """Whether a message that has come again is that of a job which is still held here."""
-        held = self._detached.pop(arrival.message, None)
+        held = self._detached.get(arrival.message)
         if held is None:
             return False
-        arrival.redelivered = False  # nobody died with it
-        held.arrival = arrival
+        self.change(held, arrival)
         return True
+
+    def _all(self) -> Iterable[Held]:
+        return chain.from_iterable(held.values() for held in self._held.values())

@@ -1,10 +1,11 @@
 """What has arrived and was not claimed yet: state, no I/O."""
 
 from collections import deque
+from collections.abc import Callable, Iterable, KeysView
 from dataclasses import dataclass, field
 
 from jobq.model import SUSPECT_AFTER
-from jobq_rmq._receiver import Arrival, Receiver
+from jobq_rmq._receiver import Arrival
 from jobq_rmq._topology import BANDS, Band, band_of
 
 
@@ -40,14 +41,14 @@ class Inbox:
         """The next one, which is no suspect."""
         return next((waiting.popleft() for waiting in self.bands.values() if waiting), None)
 
-    def drop(self, receiver: Receiver) -> list[Arrival]:
-        """Forget what came from a receiver that can no longer settle it, and return that: it comes again."""
-        dropped = [arrival for arrival in self.all() if arrival.receiver is receiver]
+    def take_all(self, wanted: Callable[[Arrival], bool]) -> list[Arrival]:
+        """All that are wanted."""
+        taken = [arrival for arrival in self.all() if wanted(arrival)]
         for waiting in (*self.bands.values(), self.suspects):
-            kept = [arrival for arrival in waiting if arrival.receiver is not receiver]
+            kept = [arrival for arrival in waiting if not wanted(arrival)]
             waiting.clear()
             waiting.extend(kept)
-        return dropped
+        return taken
 
     def all(self) -> list[Arrival]:
         """Suspects, too."""
@@ -56,3 +57,57 @@ class Inbox:
     def _line(self, arrival: Arrival) -> deque[Arrival]:
         stored = arrival.stored
         return self.suspects if len(stored.crashes) >= SUSPECT_AFTER else self.bands[band_of(stored.priority)]
+
+
+class Inboxes:
+    """An inbox for each queue of jobs that is consumed. Whoever calls has the lock of the process."""
+
+    def __init__(self) -> None:
+        self._inboxes: dict[str, Inbox] = {}
+
+    @property
+    def queues(self) -> KeysView[str]:
+        """The queues of jobs that are consumed."""
+        return self._inboxes.keys()
+
+    def open(self, queues: Iterable[str]) -> None:
+        """Consume these as well."""
+        for queue in queues:
+            self._inboxes.setdefault(queue, Inbox())
+
+    def close(self) -> list[Arrival]:
+        """Consume nothing any more. Returns what nobody has taken."""
+        inboxes, self._inboxes = self._inboxes, {}
+        return [arrival for inbox in inboxes.values() for arrival in inbox.all()]
+
+    def add(self, arrival: Arrival) -> bool:
+        """Make it the last of its line; False if its queue is no longer consumed."""
+        inbox = self._inboxes.get(arrival.stored.queue)
+        if inbox is not None:
+            inbox.add(arrival)
+        return inbox is not None
+
+    def add_first(self, arrival: Arrival) -> bool:
+        """Make it the first of its line; False if its queue is no longer consumed."""
+        inbox = self._inboxes.get(arrival.stored.queue)
+        if inbox is not None:
+            inbox.add_first(arrival)
+        return inbox is not None
+
+    def take(self, queue: str) -> Arrival | None:
+        """The next job of a queue that is no suspect."""
+        inbox = self._inboxes.get(queue)
+        return None if inbox is None else inbox.pop()
+
+    def take_suspect(self, queue: str) -> Arrival | None:
+        """The next suspect of a queue."""
+        inbox = self._inboxes.get(queue)
+        return inbox.suspects.popleft() if inbox is not None and inbox.suspects else None
+
+    def take_all(self, wanted: Callable[[Arrival], bool]) -> list[Arrival]:
+        """All that are wanted, of all queues."""
+        return [arrival for inbox in self._inboxes.values() for arrival in inbox.take_all(wanted)]
+
+    def has_any(self, queues: Iterable[str]) -> bool:
+        """Whether a job of these queues has arrived."""
+        return any(not self._inboxes[queue].is_empty for queue in queues if queue in self._inboxes)

@@ -5,6 +5,7 @@ passes a queue for the second time.
 """
 
 import math
+import re
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -15,7 +16,7 @@ from pamqp.commands import Basic
 
 from jobq.codec import decode_crashes, decode_delivery, encode_crashes, encode_job, encode_trail
 from jobq.errors import DecodeError
-from jobq.model import Crash, Delivery, Job, Trail
+from jobq.model import DEFAULT_PRIORITY, Crash, Delivery, Job, Trail
 from jobq_rmq import _delay
 from jobq_rmq._properties import Properties
 from jobq_rmq._topology import Topology, band_of
@@ -23,6 +24,8 @@ from jobq_rmq._topology import Topology, band_of
 _TRAIL: Final = "jobq-trail"
 _CRASHES: Final = "jobq-crashes"
 _ETA: Final = "jobq-eta"
+_HELD: Final = "jobq-held"
+"""Priority and queue of a job that is running."""
 _PERSISTENT: Final = 2
 
 
@@ -63,6 +66,8 @@ class Stored(Struct, frozen=True, gc=False):
     trail: bytes | None = None
     crashes: tuple[Crash, ...] = ()
     eta: float = 0.0
+    held: bool = False
+    """Whether somebody was running it when this message was made."""
 
     def delivery(self, epoch: int) -> Delivery:
         """The job for a worker. Never raises: what cannot be read is marked as malformed."""
@@ -76,7 +81,13 @@ def stored(properties: Properties, body: bytes, queue: str, priority: int) -> St
     if not headers:
         return Stored(job, queue, priority, body)
     trail, crashes = _bytes(headers.get(_TRAIL)), _crashes(headers.get(_CRASHES))
-    return Stored(job, queue, priority, body, trail, crashes, _number(headers.get(_ETA)))
+    return Stored(job, queue, priority, body, trail, crashes, _number(headers.get(_ETA)), _HELD in headers)
+
+
+def stored_with_holder(properties: Properties, body: bytes) -> Stored:
+    """What came out of a holder's queue."""
+    priority, _, queue = str(properties.headers.get(_HELD, "")).partition(" ")
+    return stored(properties, body, queue, int(priority) if re.fullmatch("[0-4]", priority) else DEFAULT_PRIORITY)
 
 
 def new(topology: Topology, job: Job, delay: float) -> Message:
@@ -101,6 +112,13 @@ def after_crash(topology: Topology, old: Stored, note: Crash) -> Message:
 def copy(topology: Topology, old: Stored) -> Message:
     """The message of a job that is given back as it was."""
     return again(topology, old, queue=old.queue, trail=None, delay=0)
+
+
+def handed_over(topology: Topology, old: Stored, holder: str) -> Message:
+    """The message of a job that is running, to the process that runs it."""
+    key = topology.home(holder, old.queue, band_of(old.priority))
+    headers = _headers(old, None) | {_HELD: f"{old.priority} {old.queue}"}
+    return Message(topology.holds, key, old.queue, old.id, old.body, headers)
 
 
 def dead(topology: Topology, old: Stored, trail: Trail) -> Message:

@@ -1,9 +1,10 @@
 """One queue's deliveries, on a channel of their own, and what is said to the server about them."""
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass, field
+from typing import Any, cast
 from uuid import uuid4
 
 from aiormq import Channel
@@ -12,7 +13,8 @@ from pamqp.commands import Basic
 
 from jobq_rmq import _properties
 from jobq_rmq._declare import BROKEN, is_closed, room, write
-from jobq_rmq._messages import Stored, stored
+from jobq_rmq._messages import Stored
+from jobq_rmq._properties import Properties
 from jobq_rmq._wire import Intake, Raw, Wire
 
 
@@ -26,13 +28,12 @@ class Arrival:
     receiver: "Receiver"
     tag: int
     redelivered: bool
+    """Whether somebody had it before who may have died with it."""
+    since: float = field(default_factory=time.monotonic)
+    """Since when the server waits for what becomes of it."""
 
 
-class Source(NamedTuple):
-    """What a receiver's jobs have in common."""
-
-    queue: str
-    priority: int
+Read = Callable[[Properties, bytes], Stored]
 
 
 class Receiver:
@@ -45,13 +46,13 @@ class Receiver:
         self,
         wire: Wire,
         channel: Channel,
-        source: Source,
+        read: Read,
         on_arrival: Callable[[Arrival], None],
         on_end: Callable[["Receiver"], None],
     ) -> None:
         self._wire = wire
         self._channel = channel
-        self._source = source
+        self._read = read
         self._on_arrival = on_arrival
         self._on_end = on_end
         self._consumer = ""
@@ -105,6 +106,14 @@ class Receiver:
         """The connection is lost, which the channel may be the last to know."""
         self._lost = True
 
+    async def delete(self, name: str, seconds: float) -> None:
+        """Delete the queue that it receives from, unless there is something in it."""
+        await self.stop(seconds)
+        with suppress(*BROKEN):
+            answer = await self._channel.queue_declare(name, passive=True, timeout=seconds)
+            if not answer.message_count:
+                await self._channel.queue_delete(name, timeout=seconds)
+
     async def fence(self, name: str, seconds: float) -> None:
         """Return when all has arrived that was in the queue `name` before, as far as the prefetch allows."""
         with suppress(*BROKEN):
@@ -122,9 +131,16 @@ class Receiver:
 
     async def nack(self, arrivals: Sequence[Arrival]) -> None:
         """Have them delivered again, here or elsewhere."""
+        await self._refuse(arrivals, requeue=True)
+
+    async def reject(self, arrivals: Sequence[Arrival]) -> None:
+        """Have them go where their queue's dead letters go."""
+        await self._refuse(arrivals, requeue=False)
+
+    async def _refuse(self, arrivals: Sequence[Arrival], *, requeue: bool) -> None:
         if arrivals and await self._has_room():
             self._settled.update(arrival.tag for arrival in arrivals)
-            write(self._channel, [Basic.Nack(delivery_tag=arrival.tag, requeue=True) for arrival in arrivals])
+            write(self._channel, [Basic.Nack(delivery_tag=arrival.tag, requeue=requeue) for arrival in arrivals])
 
     async def _has_room(self) -> bool:
         with suppress(*BROKEN):
@@ -151,9 +167,9 @@ class Receiver:
     def _receive(self, raw: Raw) -> None:
         self._highest = raw.tag
         properties = _properties.read(raw.properties)
-        job = stored(properties, raw.body, *self._source)
+        job = self._read(properties, raw.body)
         message = properties.message_id or uuid4().hex  # two without an id are not the same message
-        self._on_arrival(Arrival(job, message, self, raw.tag, raw.redelivered))
+        self._on_arrival(Arrival(job, message, self, raw.tag, raw.redelivered or job.held))
 
 
 async def _never(_: DeliveredMessage) -> None:

@@ -59,7 +59,7 @@ class Settler:
             return False
         self._ledger.drop(held)
         if held.arrival.receiver.is_closed:
-            self._ledger.remember(held.arrival, outcome)
+            self._ledger.remember(held.arrival.message, outcome)
         elif (message := self._after(held.arrival, outcome)) is not None:
             replaced.append((held, message))
         elif isinstance(outcome, Released):
@@ -130,7 +130,7 @@ class Settler:
         if message is not None:
             for _ in await self._replace([(arrival, message)]):
                 with self._lock:
-                    self._ledger.remember(arrival, outcome)
+                    self._ledger.remember(arrival.message, outcome)
                 await arrival.receiver.nack([arrival])
         else:
             with self._lock:
@@ -175,10 +175,16 @@ class Settler:
             case _:
                 return None
 
+    def change(self, held: Held, arrival: Arrival) -> None:
+        """Hold a job by way of another message; the one before is acknowledged. Whoever calls this has the lock."""
+        old = held.arrival
+        self._ledger.change(held, arrival)
+        self._acknowledge(old, Done(old.stored.id, 0))
+
     def _acknowledge(self, arrival: Arrival, outcome: Outcome) -> None:
         """It has ended. If the acknowledgement is lost with its channel, that holds when the message comes again."""
         arrival.receiver.ack(arrival)
-        self._ledger.remember(arrival, outcome)
+        self._ledger.remember(arrival.message, outcome)
 
 
 def raise_worst(errors: Sequence[BrokerError], *, anything_stored: bool) -> None:

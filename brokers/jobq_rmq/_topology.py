@@ -23,6 +23,10 @@ BANDS: Final[tuple[Band, ...]] = ("high", "normal", "low")
 """Priorities 4 and 3, 2, 1 and 0; each has a queue of its own, for RabbitMQ's own priorities differ by version."""
 _MOST_DELIVERIES: Final = 1000
 """A backstop: what was given back so often, by whomever, without ever ending, is dead-lettered."""
+_HANDED_OVER: Final = 10_000
+"""Milliseconds in which a process takes what it has published to itself; what it held for longer goes home at once."""
+_ABANDONED: Final = 86_400_000
+"""Milliseconds after which the queue of a process that died is deleted; it is long empty then."""
 _LONGEST_NAME: Final = 160
 """Bytes; a delay and a prefix have to fit beside it into a routing key, which has 255."""
 
@@ -102,6 +106,19 @@ class Topology:
         """The routing key of the queue of dead jobs."""
         return _name(queue)
 
+    @property
+    def holds(self) -> str:
+        """Where a process publishes long jobs to itself; the key is `home(…)`."""
+        return f"{self.prefix}.held"
+
+    def held(self, holder: str) -> str:
+        """The queue of what a process holds for long."""
+        return f"{self.holds}.{holder}"
+
+    def home(self, holder: str, queue: str, band: Band) -> str:
+        """The routing key that goes to a process, and if that is gone, to a queue of jobs."""
+        return _delay.home(holder, self.destination(queue, band))
+
     def level(self, level: int) -> str:
         """The exchange and the queue of a level; -1 is the exchange below the last one."""
         return f"{self.prefix}.delay.{self.kind}.v1.{f'{level:02}' if level >= 0 else 'out'}"
@@ -137,6 +154,17 @@ class Topology:
                 Binding(self.level(-1), name, _delay.arrival(key)),
             ]
         return entities
+
+    def of_holder(self, holder: str) -> Sequence[Entity]:
+        """What a process needs that holds jobs for long."""
+        name = self.held(holder)
+        home: Arguments = {"x-dead-letter-exchange": self.level(-1), "x-message-ttl": _HANDED_OVER}
+        abandoned: Arguments = {"x-expires": _ABANDONED}
+        return (
+            Exchange(self.holds, "topic"),
+            Queue(name, self._typed() | home | self._at_least_once() | self._unlimited() | abandoned),
+            Binding(self.holds, name, f"{holder}.#"),
+        )
 
     def _level(self, level: int) -> Sequence[Entity]:
         name, below = self.level(level), self.level(level - 1)

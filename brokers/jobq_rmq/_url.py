@@ -14,7 +14,7 @@ _PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _HOST: Final = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(?::(?P<port>\d{1,5}))?")
 _LOGIN: Final = re.compile(r"[^@\[\]]*")
 _WORD: Final = re.compile(r"[A-Za-z_]+")
-_OURS: Final = frozenset({"prefix", "type", "heartbeat", "timeout"})
+_OURS: Final = frozenset({"prefix", "type", "heartbeat", "timeout", "handover"})
 _TLS: Final = frozenset({"cafile", "capath", "certfile", "keyfile", "no_verify_ssl"})
 _HIDDEN: Final = "***"
 _HINT: Final = "; in a user or a password write '#', '/', '?', '@', '[' and ']' as %23, %2F, %3F, %40, %5B and %5D"
@@ -35,6 +35,8 @@ class Target:
     prefix: str
     kind: Kind
     timeout: float
+    handover: float
+    """Seconds after which a message that is still held is changed for a new one."""
 
 
 def parse(url: str) -> Target:
@@ -102,10 +104,11 @@ def _parse(url: str) -> Target:
     if query.get("no_verify_ssl", "0") not in {"0", "1"}:
         raise ConfigError("no_verify_ssl is 0 or 1")
     timeout = _seconds(query.pop("timeout", "5"), "timeout", _DAY)
+    handover = _seconds(query.pop("handover", "600"), "handover", _DAY)
     query["heartbeat"] = str(max(1, round(_seconds(query.pop("heartbeat", "10"), "heartbeat", _LONGEST_HEARTBEAT))))
     if "@" in text:
         raise ConfigError(_STRAY)
-    return Target(url, mask(url), _addresses(scheme, where, query), prefix, cast("Kind", kind), timeout)
+    return Target(url, mask(url), _addresses(scheme, where, query), prefix, cast("Kind", kind), timeout, handover)
 
 
 def _addresses(scheme: str, where: str, query: dict[str, str]) -> tuple[str, ...]:
