@@ -56,7 +56,7 @@ def contenders(broker: str, *, peers: bool) -> list[Contender]:
     match broker:
         case "redis":
             return [_jobq(), _raw("redis"), *([_taskiq("taskiq_on_redis", _TASKIQ)] if peers else [])]
-        case "rmq":
+        case "rmq" | "rmq-classic":
             return [_jobq(), _raw("rmq"), *([_taskiq("taskiq_on_rmq", _TASKIQ_RMQ)] if peers else [])]
         case "sqlite":
             return [_jobq(), _raw("sqlite"), *([_huey()] if peers else [])]

@@ -47,7 +47,9 @@ def place(broker: str, directory: Path, processes: Processes) -> Generator[Place
         case "redis":
             yield _redis(directory, processes)
         case "rmq":
-            yield _rabbitmq(directory, processes)
+            yield _rabbitmq(directory, processes, "quorum")
+        case "rmq-classic":
+            yield _rabbitmq(directory, processes, "classic")
         case "sqlite":
             yield Place(f"sqlite:///{directory}/jobs.db")
         case _:
@@ -65,7 +67,7 @@ def _redis(directory: Path, processes: Processes) -> Place:
     return Place(f"redis://127.0.0.1:{port}/0", server.pid)
 
 
-def _rabbitmq(directory: Path, processes: Processes) -> Place:
+def _rabbitmq(directory: Path, processes: Processes, kind: str) -> Place:
     """A node with all that it needs in `directory`, and a port mapper of its own beside it."""
     mapper = shutil.which("epmd")
     if mapper is None or not _RABBITMQ_SERVER.exists():
@@ -80,7 +82,7 @@ def _rabbitmq(directory: Path, processes: Processes) -> Place:
     processes.start([str(_RABBITMQ_SERVER)], _rabbitmq_environment(directory, names, peers))
     wait_for(lambda: _answers(port, b"AMQP\0\0\x09\x01", b"\x01"), 60, "rabbitmq-server")
     pid = int((directory / "pid").read_text())
-    return Place(f"amqp://guest:guest@127.0.0.1:{port}/", pid)
+    return Place(f"amqp://guest:guest@127.0.0.1:{port}/?type={kind}", pid)
 
 
 def _rabbitmq_environment(directory: Path, names: int, peers: int) -> dict[str, str]:

@@ -51,6 +51,15 @@ LINES: Final[Sequence[Line]] = (
 )
 
 _MEMORY: Final = {name: (Target(50),) for name in ("rss_first", "rss_100k", "rss_1m")}
+_RMQ: Final[dict[str, Sequence[Target]]] = {
+    "together": (Target(0.80, "raw"),),
+    "drain": (Target(0.60, "raw"), Target(2.5, "peer")),
+    "naps": (Target(1.00),),
+    "p50": (Target(1.5),),
+    "p99": (Target(4),),
+    "cpu": (Target(0.80),),
+    **_MEMORY,
+}
 TARGETS: Final[dict[str, dict[str, Sequence[Target]]]] = {
     "redis": {
         "one": (Target(0.60, "raw"),),
@@ -62,15 +71,8 @@ TARGETS: Final[dict[str, dict[str, Sequence[Target]]]] = {
         "cpu": (Target(0.20),),
         **_MEMORY,
     },
-    "rmq": {
-        "together": (Target(0.80, "raw"),),
-        "drain": (Target(0.60, "raw"), Target(2.5, "peer")),
-        "naps": (Target(1.00),),
-        "p50": (Target(1.5),),
-        "p99": (Target(4),),
-        "cpu": (Target(0.80),),
-        **_MEMORY,
-    },
+    "rmq": _RMQ,
+    "rmq-classic": _RMQ,
     "sqlite": {
         "one": (Target(0.50, "raw"),),
         "together": (Target(10, "one"),),

@@ -1,8 +1,8 @@
 """The least that could be done with RabbitMQ from aiormq: the limit that jobq is compared with.
 
-Persistent messages on a durable quorum queue, each confirmed. Enqueue is the library's own `basic_publish`, awaited.
-The drain is a consumer with the prefetch that jobq has and one acknowledgement for each 50 messages. It decodes nothing
-and runs nothing.
+Persistent messages on a durable queue of the type that the URL says, each confirmed. Enqueue is the library's own
+`basic_publish`, awaited. The drain is a consumer with the prefetch that jobq has and one acknowledgement for each 50
+messages. It decodes nothing and runs nothing.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from typing import Final
 import aiormq
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from pamqp.commands import Basic
+from yarl import URL
 
 from benchmarks.programs import load
 
@@ -61,7 +62,7 @@ async def main() -> None:
     mode, url, amount = load.arguments()
     connection = await aiormq.connect(url)
     channel = await connection.channel()
-    await channel.queue_declare(QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
+    await channel.queue_declare(QUEUE, durable=True, arguments={"x-queue-type": URL(url).query["type"]})
     rate = cpu = 0.0
     match mode:
         case "one":
