@@ -250,7 +250,7 @@ class Consumers:
             if self._known(arrival):
                 return
             if not self._inboxes.add(arrival):  # it was on its way when `stop` was called
-                self._spawn(arrival.receiver.nack([arrival]))
+                arrival.receiver.nack([arrival])
         self._sleepers.wake()
 
     def _ended(self, receiver: Receiver) -> None:

@@ -1,13 +1,11 @@
-"""What is done on a channel: making what has to be on the server, and writing frames."""
+"""Channels, and making what has to be on the server."""
 
-import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, cast
 
 from aiormq import Channel, Connection
-from aiormq.abc import ChannelFrame
-from aiormq.exceptions import AMQPError, ChannelInvalidStateError
+from aiormq.exceptions import AMQPError
 
 from jobq_rmq._errors import undeclared
 from jobq_rmq._topology import Binding, Entity, Exchange, Queue
@@ -26,27 +24,6 @@ async def open_channel(connection: Connection, target: Target, *, confirms: bool
 def is_closed(channel: Channel) -> bool:
     """Whether it is, or is about to be: the server's word for it comes a moment before the library's."""
     return channel.is_closed or cast("Any", channel)._close_exception is not None  # noqa: SLF001 - there is no other
-
-
-async def room(channel: Channel) -> None:
-    """Return when `write` may be called. Raises `ChannelInvalidStateError` if the channel is closed."""
-    while _queue(channel).full() and not is_closed(channel):  # noqa: ASYNC110 - the writer empties it at once
-        await asyncio.sleep(0)
-    if is_closed(channel):
-        raise ChannelInvalidStateError("the channel was closed")
-
-
-def write(channel: Channel, frames: Iterable[object]) -> None:
-    """Send frames one right after the other, right after `room`; then they are on their way.
-
-    No moment may pass in between: on a channel that is closed meanwhile, they would cost the whole connection.
-    """
-    packed = cast("Any", ChannelFrame).marshall(channel.number, frames)
-    _queue(channel).put_nowait(packed)
-
-
-def _queue(channel: Channel) -> asyncio.Queue[ChannelFrame]:
-    return cast("asyncio.Queue[ChannelFrame]", cast("Any", channel).write_queue)
 
 
 async def declare(connection: Connection, entities: Iterable[Entity], target: Target) -> None:

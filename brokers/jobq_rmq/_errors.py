@@ -9,12 +9,10 @@ from aiormq.exceptions import (
     ChannelAccessRefused,
     ChannelPreconditionFailed,
     ConnectionNotAllowed,
-    DeliveryError,
     ProbableAuthenticationError,
-    PublishError,
 )
 
-from jobq.errors import BrokerError, BrokerFull, BrokerRefused, BrokerUnavailable, OutcomeUnknown
+from jobq.errors import BrokerError, BrokerRefused, BrokerUnavailable
 
 
 def unreachable(exc: BaseException, url: str) -> BrokerError:
@@ -37,15 +35,6 @@ def undeclared(exc: BaseException, url: str) -> BrokerError:
     if isinstance(exc, ChannelAccessRefused):
         return BrokerRefused(f"RabbitMQ at {url} does not give this user the rights that jobq needs ({_said(exc)})")
     return BrokerUnavailable(f"RabbitMQ at {url} could not be set up ({reason(exc)})")
-
-
-def unpublished(exc: BaseException, url: str) -> BrokerError:
-    """What it means that a message was not confirmed."""
-    if isinstance(exc, PublishError):
-        return BrokerUnavailable(f"RabbitMQ at {url} has lost a queue while jobs were being stored; they were not")
-    if isinstance(exc, DeliveryError):
-        return BrokerFull(f"RabbitMQ at {url} did not accept a job: its queue is full, or has no majority")
-    return OutcomeUnknown(f"RabbitMQ at {url} did not confirm a job ({reason(exc)}); it may have stored it or not")
 
 
 def reason(exc: BaseException) -> str:

@@ -59,7 +59,6 @@ class Handover:
         """What has been published and has not arrived, by message."""
         self._here = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._rejections = set[asyncio.Task[None]]()
 
     def start(self) -> None:
         """Look now and then, until `stop`."""
@@ -69,7 +68,7 @@ class Handover:
         """What is held is no longer changed."""
         if self._task is not None:
             self._task.cancel()
-            await asyncio.gather(self._task, *self._rejections, return_exceptions=True)
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
         while True:
@@ -128,5 +127,4 @@ class Handover:
                 return
             if not arrival.redelivered and self._consumers.put_back(arrival):
                 return
-        self._rejections.add(task := asyncio.create_task(arrival.receiver.reject([arrival])))
-        task.add_done_callback(self._rejections.discard)
+            arrival.receiver.reject([arrival])

@@ -12,7 +12,6 @@ from typing import Any, Final
 from uuid import uuid4
 
 from msgspec import Struct, structs
-from pamqp.commands import Basic
 
 from jobq.codec import decode_crashes, decode_delivery, encode_crashes, encode_job, encode_trail
 from jobq.errors import DecodeError
@@ -26,7 +25,6 @@ _CRASHES: Final = "jobq-crashes"
 _ETA: Final = "jobq-eta"
 _HELD: Final = "jobq-held"
 """Priority and queue of a job that is running."""
-_PERSISTENT: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +42,6 @@ class Message:
     """Whether it goes through the ladder of delays."""
     id: str = field(default_factory=lambda: uuid4().hex)
     """Of the message and not of the job: two publishes of one job must not be mixed up."""
-
-    def properties(self) -> Basic.Properties:
-        """In the client library's form."""
-        return Basic.Properties(
-            content_type="application/json",
-            delivery_mode=_PERSISTENT,
-            correlation_id=self.job,
-            headers=self.headers or None,
-            message_id=self.id,
-        )
 
 
 class Stored(Struct, frozen=True, gc=False):

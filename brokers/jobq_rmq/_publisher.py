@@ -2,25 +2,19 @@
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
-from typing import Any, Final, cast
-
-from aiormq import Channel, Connection
-from aiormq.exceptions import PublishError
-from pamqp.base import Frame
-from pamqp.body import ContentBody
-from pamqp.commands import Basic
-from pamqp.header import ContentHeader
+from typing import Final
 
 from jobq.errors import BrokerError, BrokerFull, BrokerUnavailable, OutcomeUnknown
-from jobq_rmq._declare import BROKEN, declare, is_closed, open_channel, room, write
-from jobq_rmq._errors import reason, unpublished
+from jobq_rmq._confirms import Fate, Sending
+from jobq_rmq._declare import BROKEN, declare, open_channel
+from jobq_rmq._errors import reason
 from jobq_rmq._link import Link
 from jobq_rmq._messages import Message
+from jobq_rmq._outlet import Outlet
 from jobq_rmq._topology import Topology
 from jobq_rmq._url import Target
+from jobq_rmq._wire import Line
 
-_Confirm = asyncio.Future[object]
 _GLANCE: Final = 0.05
 """Seconds for which a server is waited for that was blocking already when somebody else waited for it."""
 
@@ -36,7 +30,7 @@ class Publisher:
         self._target = target
         self._topology = topology
         self._link = Link(target, "publishing", self._prepare)
-        self._channel: Channel | None = None
+        self._outlet: Outlet | None = None
         self._queues = set[str]()
         """Those that are known to be there."""
         self._ladder = False
@@ -76,20 +70,34 @@ class Publisher:
             return [exc] * len(messages)
 
     async def _try(self, messages: Sequence[Message]) -> list[BrokerError | None]:
-        try:
-            async with asyncio.timeout(self._target.timeout):
-                await self._unblocked(await self._link.get())
-                channel = await self._ready(messages)
-        except TimeoutError:
-            raise BrokerUnavailable(f"RabbitMQ at {self._target.masked} has not answered in time") from None
-        confirms = await self._send(channel, messages)
-        await asyncio.wait(confirms, timeout=self._target.timeout)
-        return [self._result(confirm) for confirm in confirms]
+        outlet = self._at_once(messages)
+        if outlet is None:
+            try:
+                async with asyncio.timeout(self._target.timeout):
+                    await self._unblocked(await self._link.get())
+                    outlet = await self._ready(messages)
+            except TimeoutError:
+                raise BrokerUnavailable(f"RabbitMQ at {self._target.masked} has not answered in time") from None
+        if outlet.is_closed:
+            raise BrokerUnavailable(f"the connection to RabbitMQ at {self._target.masked} was lost")
+        sending = outlet.send(messages)
+        await asyncio.wait([sending.done], timeout=self._target.timeout)
+        return [self._error(sending, fate) for fate in sending.fates]
 
-    async def _unblocked(self, connection: Connection) -> None:
+    def _at_once(self, messages: Sequence[Message]) -> Outlet | None:
+        """The outlet, if nothing has to be waited for."""
+        outlet = self._outlet
+        if outlet is None or not outlet.is_open or self._full or self._preparing.locked():
+            return None
+        missing = any(
+            message.queue not in self._queues or (message.levels and not self._ladder) for message in messages
+        )
+        return None if missing else outlet
+
+    async def _unblocked(self, line: Line) -> None:
         try:
             async with asyncio.timeout(_GLANCE if self._full else self._target.timeout * 0.9):
-                await connection.ready()
+                await line.ready()
         except TimeoutError:
             self._full = True
             raise BrokerFull(
@@ -97,48 +105,39 @@ class Publisher:
             ) from None
         self._full = False
 
-    async def _ready(self, messages: Sequence[Message]) -> Channel:
-        """The channel, when there is all that these messages need."""
+    async def _ready(self, messages: Sequence[Message]) -> Outlet:
+        """The outlet, when there is all that these messages need."""
         async with self._preparing:
-            if self._channel is None or is_closed(self._channel):
-                await self._prepare(await self._link.get())
-            connection = await self._link.get()
+            line = await self._link.get()
+            if self._outlet is None or self._outlet.is_closed:
+                await self._prepare(line)
             for queue in {message.queue for message in messages} - self._queues:
-                await declare(connection, self._topology.of_queue(queue), self._target)
+                await declare(line, self._topology.of_queue(queue), self._target)
                 self._queues.add(queue)
             if not self._ladder and any(message.levels for message in messages):
-                await declare(connection, self._topology.ladder(), self._target)
+                await declare(line, self._topology.ladder(), self._target)
                 self._ladder = True
-            assert self._channel is not None
-            return self._channel
+            assert self._outlet is not None
+            try:
+                await self._outlet.room()
+            except BROKEN as exc:
+                raise BrokerUnavailable(f"RabbitMQ at {self._target.masked} was lost ({reason(exc)})") from exc
+            return self._outlet
 
-    async def _send(self, channel: Channel, messages: Sequence[Message]) -> list[_Confirm]:
-        """Write all of them in one go.
-
-        `Channel.basic_publish` can be cancelled, by a timeout too, and if that meets the return of its message, the
-        channel's reader ends and all other publishes hang. These futures are left alone.
-        """
-        frames = [frame for message in messages for frame in _frames(message, channel.max_content_size)]
-        try:
-            await room(channel)
-        except BROKEN as exc:
-            raise BrokerUnavailable(f"RabbitMQ at {self._target.masked} was lost ({reason(exc)})") from exc
-        confirms = [_expect(channel, message.id) for message in messages]
-        write(channel, frames)
-        return confirms
-
-    def _result(self, confirm: _Confirm) -> BrokerError | None:
+    def _error(self, sending: Sending, fate: Fate) -> BrokerError | None:
         url = self._target.masked
-        if not confirm.done():
-            return OutcomeUnknown(f"RabbitMQ at {url} has not confirmed a job in time; it may have stored it or not")
-        if confirm.cancelled():
-            return OutcomeUnknown(f"the connection to RabbitMQ at {url} was lost before a job was confirmed")
-        error = confirm.exception()
-        if isinstance(error, PublishError):
-            return _Returned(str(unpublished(error, url)))
-        return None if error is None else unpublished(error, url)
+        match fate:
+            case "stored":
+                return None
+            case "returned":
+                return _Returned(f"RabbitMQ at {url} has lost a queue while jobs were being stored; they were not")
+            case "refused":
+                return BrokerFull(f"RabbitMQ at {url} did not accept a job: its queue is full, or has no majority")
+            case "unknown":
+                why = "in time" if sending.reason is None else f"({reason(sending.reason)})"
+                return OutcomeUnknown(f"RabbitMQ at {url} did not confirm a job {why}; it may have stored it or not")
 
-    async def _prepare(self, connection: Connection) -> None:
+    async def _prepare(self, line: Line) -> None:
         """Open the channel, and see to what everybody needs.
 
         The channel is also opened again when a mistake in one publish has closed it for all. The mistake may have been
@@ -146,36 +145,12 @@ class Publisher:
         """
         self._queues.clear()
         self._ladder = self._full = False
-        await declare(connection, self._topology.base(), self._target)
+        await declare(line, self._topology.base(), self._target)
         try:
-            self._channel = await open_channel(connection, self._target, confirms=True)
+            self._outlet = Outlet(line.wire, await open_channel(line, self._target, confirms=True))
         except BROKEN as exc:
             raise BrokerUnavailable(f"RabbitMQ at {self._target.masked} was lost ({reason(exc)})") from exc
 
 
 class _Returned(BrokerUnavailable):
     """The server had no queue for it."""
-
-
-def _expect(channel: Channel, message: str) -> _Confirm:
-    """What the channel's reader will end: the confirmation of the next message that is written."""
-    raw = cast("Any", channel)
-    raw.delivery_tag += 1
-    confirm: _Confirm = raw.create_future()
-    raw.confirmations[raw.delivery_tag] = confirm
-    raw.message_id_delivery_tag[message] = raw.delivery_tag
-    confirm.add_done_callback(partial(_forget, raw.message_id_delivery_tag, message))
-    return confirm
-
-
-def _forget(tags: dict[str, int], message: str, _: _Confirm) -> None:
-    tags.pop(message, None)
-
-
-def _frames(message: Message, size: int) -> list[Frame | ContentHeader | ContentBody]:
-    body = message.body
-    return [
-        Basic.Publish(exchange=message.exchange, routing_key=message.key, mandatory=True),
-        ContentHeader(properties=message.properties(), body_size=len(body)),
-        *(ContentBody(body[start : start + size]) for start in range(0, len(body), size)),
-    ]

@@ -9,10 +9,9 @@ from uuid import uuid4
 
 from aiormq import Channel
 from aiormq.abc import DeliveredMessage
-from pamqp.commands import Basic
 
-from jobq_rmq import _properties
-from jobq_rmq._declare import BROKEN, is_closed, room, write
+from jobq_rmq import _frames, _properties
+from jobq_rmq._declare import BROKEN, is_closed
 from jobq_rmq._messages import Stored
 from jobq_rmq._properties import Properties
 from jobq_rmq._wire import Intake, Raw, Wire
@@ -129,24 +128,19 @@ class Receiver:
             acked, self._acked = self._acked, []
             self._say(acked)
 
-    async def nack(self, arrivals: Sequence[Arrival]) -> None:
+    def nack(self, arrivals: Sequence[Arrival]) -> None:
         """Have them delivered again, here or elsewhere."""
-        await self._refuse(arrivals, requeue=True)
+        self._refuse(arrivals, requeue=True)
 
-    async def reject(self, arrivals: Sequence[Arrival]) -> None:
+    def reject(self, arrivals: Sequence[Arrival]) -> None:
         """Have them go where their queue's dead letters go."""
-        await self._refuse(arrivals, requeue=False)
+        self._refuse(arrivals, requeue=False)
 
-    async def _refuse(self, arrivals: Sequence[Arrival], *, requeue: bool) -> None:
-        if arrivals and await self._has_room():
+    def _refuse(self, arrivals: Sequence[Arrival], *, requeue: bool) -> None:
+        if arrivals and not self.is_closed:
             self._settled.update(arrival.tag for arrival in arrivals)
-            write(self._channel, [Basic.Nack(delivery_tag=arrival.tag, requeue=requeue) for arrival in arrivals])
-
-    async def _has_room(self) -> bool:
-        with suppress(*BROKEN):
-            await room(self._channel)
-            return not self._lost
-        return False
+            number = self._channel.number
+            self._wire.write(b"".join(_frames.nack(number, arrival.tag, requeue=requeue) for arrival in arrivals))
 
     def _say(self, acked: list[int]) -> None:
         self._settled.update(acked)
@@ -155,10 +149,10 @@ class Receiver:
             self._lowest += 1
         number, below = self._channel.number, max((tag for tag in acked if tag < self._lowest), default=0)
         if below:
-            self._wire.ack(number, below, multiple=True)
+            self._wire.write(_frames.ack(number, below, multiple=True))
         for tag in acked:
             if tag >= self._lowest:
-                self._wire.ack(number, tag, multiple=False)
+                self._wire.write(_frames.ack(number, tag, multiple=False))
 
     def _ended(self, _: object) -> None:
         self._over = True

@@ -84,7 +84,7 @@ class Settler:
             if not arrival.receiver.is_closed
         ]
         for arrival, _ in await self._replace(pairs):
-            await arrival.receiver.nack([arrival])
+            arrival.receiver.nack([arrival])
 
     async def replace(self, pairs: Sequence[tuple[Arrival, Message]]) -> None:
         """Publish messages in the place of others. Raises a `BrokerError` if some were not: they can be taken again."""
@@ -131,7 +131,7 @@ class Settler:
             for _ in await self._replace([(arrival, message)]):
                 with self._lock:
                     self._ledger.remember(arrival.message, outcome)
-                await arrival.receiver.nack([arrival])
+                arrival.receiver.nack([arrival])
         else:
             with self._lock:
                 self._acknowledge(arrival, outcome)

@@ -7,26 +7,27 @@ two thirds of all that receiving a job costs.
 import asyncio
 import struct
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from aiormq import Connection
 from aiormq.connection import TransportFactory
 from yarl import URL
 
+from jobq_rmq import _frames
+from jobq_rmq._frames import BODY, HEAD, HEADER, HEARTBEAT, METHOD
+
 OnMessage = Callable[["Raw"], None]
 
-_HEAD: Final = struct.Struct(">BHI")
-_METHOD, _HEADER, _BODY, _PULSE_KIND = 1, 2, 3, 8
-"""The kinds of frames that there are."""
-_END: Final = 0xCE
 _DELIVER: Final = struct.pack(">HH", 60, 60)
-_ACK: Final = struct.Struct(">BHIHHQBB")
+_BLOCKED: Final = struct.pack(">HH", 10, 60)
+_UNBLOCKED: Final = struct.pack(">HH", 10, 61)
 _SIZES: Final = struct.Struct(">HHQ")
-_HEARTBEAT: Final = struct.pack(">BHIB", _PULSE_KIND, 0, 0, _END)
 _PULSE: Final = 5.0
 """Seconds after which the library is told that the server lives, if all that came was taken from it."""
 _LARGEST: Final = 1 << 24
 """Bytes of a frame; nobody negotiates more, so this is none."""
+_FULL: Final = 1 << 20
+"""Bytes that wait for the network, from which on whoever writes more waits, too."""
 
 
 class Raw:
@@ -48,6 +49,14 @@ class Raw:
         return self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
 
 
+class Taker(Protocol):
+    """Takes what is for us out of what arrives for a channel."""
+
+    def take(self, kind: int, payload: bytes) -> bool:
+        """Whether this frame was."""
+        ...
+
+
 class Intake:
     """Puts the messages of one channel together and calls `on_message` for each, which must raise nothing."""
 
@@ -57,7 +66,7 @@ class Intake:
 
     def take(self, kind: int, payload: bytes) -> bool:
         """Whether this frame was part of a message."""
-        if kind == _METHOD:
+        if kind == METHOD:
             if not payload.startswith(_DELIVER):
                 return False
             place = 5 + payload[4]
@@ -67,10 +76,10 @@ class Intake:
         message = self._message
         if message is None:
             return False
-        if kind == _HEADER:
+        if kind == HEADER:
             (_, _, message.missing) = _SIZES.unpack_from(payload)
             message.properties = payload[_SIZES.size :]
-        elif kind == _BODY:
+        elif kind == BODY:
             message.parts.append(payload)
             message.missing -= len(payload)
         if message.missing <= 0:
@@ -79,13 +88,27 @@ class Intake:
         return True
 
 
+class _Alarms:
+    """Whether the server has said that it takes no publishes; the library hears of it, too."""
+
+    def __init__(self) -> None:
+        self.raised = False
+
+    def take(self, kind: int, payload: bytes) -> bool:
+        if kind == METHOD and payload.startswith((_BLOCKED, _UNBLOCKED)):
+            self.raised = payload.startswith(_BLOCKED)
+        return False
+
+
 class Wire(asyncio.StreamReaderProtocol):
     """A connection's end. What comes for a channel in `intakes` goes there, if it is part of a message."""
 
     def __init__(self, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(reader, loop=loop)
-        self.intakes: dict[int, Intake] = {}
+        self._alarms = _Alarms()
+        self.intakes: dict[int, Taker] = {0: self._alarms}
         self._now = loop.time
+        self.writer: asyncio.StreamWriter
         self._transport: asyncio.Transport | None = None
         self._rest = b""
         self._foreign = False
@@ -100,16 +123,16 @@ class Wire(asyncio.StreamReaderProtocol):
         """Part with the messages, and pass the rest on, a whole frame at a time."""
         data = self._rest + data if self._rest else data
         passed, start, place, size = list[bytes](), 0, 0, len(data)
-        while place + _HEAD.size <= size and not self._foreign:
-            kind, channel, length = _HEAD.unpack_from(data, place)
-            end = place + _HEAD.size + length
-            if kind > _PULSE_KIND or length > _LARGEST:
+        while place + HEAD.size <= size and not self._foreign:
+            kind, channel, length = HEAD.unpack_from(data, place)
+            end = place + HEAD.size + length
+            if kind > HEARTBEAT or length > _LARGEST:
                 self._foreign = True
                 break
             if end >= size:
                 break
             intake = self.intakes.get(channel)
-            if intake is not None and intake.take(kind, data[place + _HEAD.size : end]):
+            if intake is not None and intake.take(kind, data[place + HEAD.size : end]):
                 passed.append(data[start:place])
                 start = end + 1
             place = end + 1
@@ -121,16 +144,29 @@ class Wire(asyncio.StreamReaderProtocol):
     def _pass_on(self, data: bytes, *, taken: bool) -> None:
         now = self._now()
         if taken and not data and now - self._passed > _PULSE:
-            data = _HEARTBEAT
+            data = _frames.heartbeat()
         if data:
             self._passed = now
             super().data_received(data)
 
-    def ack(self, channel: int, tag: int, *, multiple: bool) -> None:
-        """Acknowledge. The channel must be open, and no moment may pass between finding that out and this call."""
+    @property
+    def takes_publishes(self) -> bool:
+        """Whether a publish would be on its way at once."""
+        transport = self._transport
+        return transport is not None and not self._alarms.raised and transport.get_write_buffer_size() < _FULL
+
+    async def room(self) -> None:
+        """Return when not too much waits for the network. Raises `ConnectionError` if it is lost."""
+        await self.writer.drain()
+
+    def write(self, frames: bytes) -> None:
+        """Write whole frames of a channel that is open; no moment may pass between finding that out and this call.
+
+        On a channel that is closed, they would cost the whole connection.
+        """
         transport = self._transport
         if transport is not None and not transport.is_closing():
-            transport.write(_ACK.pack(_METHOD, channel, 13, 60, 80, tag, multiple, _END))
+            transport.write(frames)
 
 
 class _Wires(TransportFactory):
@@ -145,7 +181,8 @@ class _Wires(TransportFactory):
         transport, self.wire = await loop.create_connection(
             lambda: Wire(reader, loop), url.host or "", url.port or 0, ssl=context
         )
-        return reader, asyncio.StreamWriter(transport, self.wire, reader, loop)
+        self.wire.writer = asyncio.StreamWriter(transport, self.wire, reader, loop)
+        return reader, self.wire.writer
 
 
 class Line(Connection):

@@ -13,14 +13,12 @@ from functools import partial
 from itertools import count
 
 import pytest
-from pamqp.commands import Basic
 
 from jobq import App
 from jobq.errors import BrokerError, BrokerFull, BrokerUnavailable, OutcomeUnknown
 from jobq.model import Beat, Claim, Done, WorkerInfo
 from jobq.worker import Worker
-from jobq_rmq import RmqBroker
-from jobq_rmq._declare import write
+from jobq_rmq import RmqBroker, _frames
 from jobq_rmq._receiver import Receiver
 from jobq_rmq._topology import Kind
 from tests.rmq.node import Node
@@ -259,7 +257,7 @@ async def test_a_channel_that_is_closed_alone_costs_no_job_a_second_run(
 
 
 def confuse(receiver: Receiver) -> None:
-    write(receiver._channel, [Basic.Ack(delivery_tag=999_999)])
+    receiver._wire.write(_frames.ack(receiver._channel.number, 999_999, multiple=False))
 
 
 @dataclass
