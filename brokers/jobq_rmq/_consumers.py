@@ -222,7 +222,7 @@ class Consumers:
             try:
                 await self._start(line, queue, band)
             except BROKEN as exc:
-                raise undeclared(exc, self._target.masked) from exc
+                raise undeclared(exc, self._target) from exc
         return bool(missing)
 
     async def _start(self, line: Line, queue: str, band: Band) -> None:

@@ -1,12 +1,16 @@
 """The client library's exceptions in jobq's words."""
 
 import os
+import re
+import shlex
 from socket import gaierror
 from ssl import SSLError
+from typing import Final
 
 from aiormq.exceptions import (
     AuthenticationError,
     ChannelAccessRefused,
+    ChannelNotFoundEntity,
     ChannelPreconditionFailed,
     ConnectionNotAllowed,
     DeliveryError,
@@ -15,6 +19,14 @@ from aiormq.exceptions import (
 )
 
 from jobq.errors import BrokerError, BrokerFull, BrokerRefused, BrokerUnavailable, OutcomeUnknown
+from jobq_rmq._url import Target
+
+_MISMATCH: Final = re.compile(
+    r"inequivalent arg '(?P<argument>[^']*)' for (?P<what>queue|exchange) '(?P<name>[^']*)' in vhost '.*': "
+    r"received (?P<wanted>.*) but current is (?P<found>.*)"
+)
+_VALUE: Final = re.compile(r"(?:the value )?'(?P<value>.*?)'(?: of type '\w+')?")
+_MISSING: Final = re.compile(r"no (?:queue|exchange) '[^']*'")
 
 
 def unreachable(exc: BaseException, url: str) -> BrokerError:
@@ -27,25 +39,86 @@ def unreachable(exc: BaseException, url: str) -> BrokerError:
     return BrokerUnavailable(f"cannot reach RabbitMQ at {url} ({reason(exc)}). {hint}")
 
 
-def undeclared(exc: BaseException, url: str) -> BrokerError:
-    """What it means that an exchange, a queue or a binding could not be declared."""
+def undeclared(exc: BaseException, target: Target) -> BrokerError:
+    """What it means that an exchange, a queue or a binding could not be declared, or a queue not be consumed."""
+    url = target.masked
     if isinstance(exc, ChannelPreconditionFailed):
-        return BrokerRefused(
-            f"RabbitMQ at {url} has something of the same name with other properties ({_said(exc)}). "
-            "Use the type that is there (?type=classic or ?type=quorum) or another ?prefix=, or drain and delete it"
-        )
+        return BrokerRefused(_different(_said(exc), url))
     if isinstance(exc, ChannelAccessRefused):
-        return BrokerRefused(f"RabbitMQ at {url} does not give this user the rights that jobq needs ({_said(exc)})")
+        return BrokerRefused(_forbidden(_said(exc), target))
+    missing = _MISSING.search(_said(exc))
+    if isinstance(exc, ChannelNotFoundEntity) and missing and not target.declares:
+        return BrokerRefused(_missing(missing[0], target))
     return BrokerUnavailable(f"RabbitMQ at {url} could not be set up ({reason(exc)})")
 
 
-def unpublished(exc: BaseException, url: str) -> BrokerError:
-    """What it means that a message was not confirmed."""
+def unpublished(exc: BaseException, exchange: str, key: str, target: Target) -> BrokerError:
+    """What it means that a message was not confirmed. What costs one its channel is not known to have hit another."""
+    url = target.masked
     if isinstance(exc, PublishError):
+        if not target.declares:
+            return BrokerRefused(_missing(f"no queue for {key!r} at the exchange {exchange!r}", target))
         return BrokerUnavailable(f"RabbitMQ at {url} has lost a queue while jobs were being stored; they were not")
     if isinstance(exc, DeliveryError):
         return BrokerFull(f"RabbitMQ at {url} did not accept a job: its queue is full, or has no majority")
+    if f"exchange {exchange!r}" in _said(exc):
+        if isinstance(exc, ChannelAccessRefused):
+            return BrokerRefused(_forbidden(_said(exc), target))
+        if isinstance(exc, ChannelNotFoundEntity) and not target.declares:
+            return BrokerRefused(_missing(f"no exchange {exchange!r}", target))
     return OutcomeUnknown(f"RabbitMQ at {url} did not confirm a job ({reason(exc)}); it may have stored it or not")
+
+
+def _different(said: str, url: str) -> str:
+    found = _MISMATCH.search(said)
+    if found is None:
+        return (
+            f"RabbitMQ at {url} has something of the same name with other properties ({said}). "
+            "Use another ?prefix=, or drain and delete it"
+        )
+    argument, there = found["argument"], _value(found["found"])
+    if argument == "x-queue-type":
+        way = f"Use that (?type={there})"
+    else:
+        way = "If that is meant, use it as it is (?declare=no)"
+    return (
+        f"RabbitMQ at {url} has the {found['what']} {found['name']!r} with {_with(argument, there)}, and not with "
+        f"{_with(argument, _value(found['wanted']))}. {way}, or another ?prefix=, or drain and delete it"
+    )
+
+
+def _value(text: str) -> str | None:
+    """A value as the server reports it; None for none."""
+    found = _VALUE.fullmatch(text)
+    return found["value"] if found else None
+
+
+def _with(argument: str, value: str | None) -> str:
+    return f"no {argument}" if value is None else f"the {argument} {value!r}"
+
+
+def _forbidden(said: str, target: Target) -> str:
+    names = rf"'^{target.prefix}\.'"
+    if not target.declares:
+        return (
+            f"RabbitMQ at {target.masked} does not give this user the rights that jobq needs ({said}). "
+            f"With ?declare=no those are to write and to read {names}"
+        )
+    return (
+        f"RabbitMQ at {target.masked} does not give this user the rights that jobq needs ({said}): to configure, write "
+        f"and read {names}. Or use ?declare=no, when somebody else has made what {_command(target)} prints"
+    )
+
+
+def _missing(what: str, target: Target) -> str:
+    return (
+        f"RabbitMQ at {target.masked} has {what}, and with ?declare=no nothing is made. "
+        f"An operator has to import what this prints: {_command(target)}"
+    )
+
+
+def _command(target: Target) -> str:
+    return f"`python -m jobq_rmq {shlex.quote(target.masked)} QUEUE…`"
 
 
 def reason(exc: BaseException) -> str:

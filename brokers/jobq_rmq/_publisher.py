@@ -17,6 +17,7 @@ from jobq_rmq._declare import BROKEN, declare, is_closed, open_channel, room, wr
 from jobq_rmq._errors import reason, unpublished
 from jobq_rmq._link import Link
 from jobq_rmq._messages import Message
+from jobq_rmq._plugin import probe
 from jobq_rmq._topology import Topology
 from jobq_rmq._url import Target
 
@@ -84,7 +85,7 @@ class Publisher:
             raise BrokerUnavailable(f"RabbitMQ at {self._target.masked} has not answered in time") from None
         confirms = await self._send(channel, messages)
         await asyncio.wait(confirms, timeout=self._target.timeout)
-        return [self._result(confirm) for confirm in confirms]
+        return [self._result(message, confirm) for message, confirm in zip(messages, confirms, strict=True)]
 
     async def _unblocked(self, connection: Connection) -> None:
         try:
@@ -127,16 +128,19 @@ class Publisher:
         write(channel, frames)
         return confirms
 
-    def _result(self, confirm: _Confirm) -> BrokerError | None:
+    def _result(self, message: Message, confirm: _Confirm) -> BrokerError | None:
         url = self._target.masked
         if not confirm.done():
             return OutcomeUnknown(f"RabbitMQ at {url} has not confirmed a job in time; it may have stored it or not")
         if confirm.cancelled():
             return OutcomeUnknown(f"the connection to RabbitMQ at {url} was lost before a job was confirmed")
         error = confirm.exception()
-        if isinstance(error, PublishError):
-            return _Returned(str(unpublished(error, url)))
-        return None if error is None else unpublished(error, url)
+        if error is None:
+            return None
+        reported = unpublished(error, message.exchange, message.key, self._target)
+        if isinstance(error, PublishError) and self._target.declares:
+            return _Returned(str(reported))
+        return reported
 
     async def _prepare(self, connection: Connection) -> None:
         """Open the channel, and see to what everybody needs.
@@ -146,6 +150,8 @@ class Publisher:
         """
         self._queues.clear()
         self._ladder = self._full = False
+        if self._topology.delays == "plugin":
+            await probe(connection, self._target)
         await declare(connection, self._topology.base(), self._target)
         try:
             self._channel = await open_channel(connection, self._target, confirms=True)
@@ -175,7 +181,7 @@ def _forget(tags: dict[str, int], message: str, _: _Confirm) -> None:
 def _frames(message: Message, size: int) -> list[Frame | ContentHeader | ContentBody]:
     body = message.body
     return [
-        Basic.Publish(exchange=message.exchange, routing_key=message.key, mandatory=True),
+        Basic.Publish(exchange=message.exchange, routing_key=message.key, mandatory=message.mandatory),
         ContentHeader(properties=message.properties(), body_size=len(body)),
         *(ContentBody(body[start : start + size]) for start in range(0, len(body), size)),
     ]

@@ -88,7 +88,7 @@ def test_everything_else_in_a_url() -> None:
         ("amqp://h?prefix=", "a prefix has 1 to 32"),
         ("amqp://h?prefix=a.b", "a prefix has 1 to 32"),
         (f"amqp://h?prefix={'x' * 33}", "a prefix has 1 to 32"),
-        ("amqp://h?type=stream", "the type is quorum or classic"),
+        ("amqp://h?type=stream", "type is quorum or classic"),
         ("amqp://h?nonsense", "there is no option 'nonsense'"),
         ("amqp://h?auth=external", "there is no option 'auth'"),
         ("amqp://h?name=x", "there is no option 'name'"),
