@@ -21,8 +21,7 @@ def definitions(topology: Topology, queues: Sequence[str], vhost: str) -> dict[s
 
 
 def _exchange(entity: Exchange, vhost: str) -> dict[str, Any]:
-    named = {"name": entity.name, "vhost": vhost, "type": entity.type}
-    return {**named, **_LASTING, "internal": False, "arguments": entity.arguments}
+    return {"name": entity.name, "vhost": vhost, "type": entity.type, **_LASTING, "arguments": entity.arguments}
 
 
 def _queue(entity: Queue, vhost: str) -> dict[str, Any]:

@@ -22,12 +22,7 @@ _INSTEAD: Final = "Use ?delay=ttl, the default, which needs no plug-in"
 
 async def probe(connection: Connection, target: Target) -> None:
     """Raise `BrokerRefused` unless the server of `connection` can delay messages by its plug-in."""
-    version = str(connection.server_properties.get("version", ""))
-    if is_too_new(version):
-        raise BrokerRefused(
-            f"RabbitMQ {version} at {target.masked} cannot delay messages by its plug-in: 4.2 is the last that can. "
-            f"{_INSTEAD}"
-        )
+    check_version(str(connection.server_properties.get("version")), target.masked)
     try:
         async with asyncio.timeout(target.timeout):
             await _ask(connection)
@@ -40,10 +35,13 @@ async def probe(connection: Connection, target: Target) -> None:
         raise unreachable(exc, target.masked) from exc
 
 
-def is_too_new(version: str) -> bool:
-    """Whether a server of this version cannot run the plug-in at all."""
+def check_version(version: str, url: str) -> None:
+    """Raise `BrokerRefused` if no server of this version can run the plug-in."""
     found = re.match(r"(\d+)\.(\d+)", version)
-    return found is not None and (int(found[1]), int(found[2])) >= _FIRST_WITHOUT
+    if found is not None and (int(found[1]), int(found[2])) >= _FIRST_WITHOUT:
+        raise BrokerRefused(
+            f"RabbitMQ {version} at {url} cannot delay messages by its plug-in: 4.2 is the last that can. {_INSTEAD}"
+        )
 
 
 async def _ask(connection: Connection) -> None:
