@@ -74,17 +74,22 @@ def _different(said: str, url: str) -> str:
     if found is None:
         return (
             f"RabbitMQ at {url} has something of the same name with other properties ({said}). "
-            "Use another ?prefix=, or drain and delete it"
+            "Ways out: another ?prefix=, or to drain and delete it"
         )
     argument, there = found["argument"], _value(found["found"])
-    if argument == "x-queue-type":
-        way = f"Use that (?type={there})"
-    else:
-        way = "If that is meant, use it as it is (?declare=no)"
     return (
         f"RabbitMQ at {url} has the {found['what']} {found['name']!r} with {_with(argument, there)}, and not with "
-        f"{_with(argument, _value(found['wanted']))}. {way}, or another ?prefix=, or drain and delete it"
+        f"{_with(argument, _value(found['wanted']))}. Ways out: {_way_out(found['what'], argument, there)}another "
+        "?prefix=, or to drain and delete it"
     )
+
+
+def _way_out(what: str, argument: str, there: str | None) -> str:
+    """The one that only some differences leave: jobs can live with most arguments of a queue."""
+    if argument == "x-queue-type":
+        return f"the type that is there (?type={there}), " if there in {"quorum", "classic"} else ""
+    tolerable = what == "queue" and argument.startswith("x-")
+    return "to use it as it is, if that is meant (?declare=no), " if tolerable else ""
 
 
 def _value(text: str) -> str | None:

@@ -86,6 +86,7 @@ async def test_an_exchange_of_another_type_is_named_with_both_types_and_ways_out
             pass
     for part in (f"has the exchange '{name}' with the type 'fanout', and not with the type 'direct'", "?prefix="):
         assert part in str(caught.value)
+    assert "?declare=no" not in str(caught.value)  # it would send each job to all queues
 
 
 @pytest.mark.parametrize("kind", ["quorum", "classic"])
@@ -94,7 +95,7 @@ async def test_of_two_types_the_one_that_is_there_is_the_way_out(space: Space, k
     async with RmqBroker(space.url(kind)):
         pass
     with pytest.raises(
-        BrokerRefused, match=rf"the x-queue-type '{kind}', and not .*'{other}'\. Use that .\?type={kind}"
+        BrokerRefused, match=rf"the x-queue-type '{kind}', and not .*'{other}'\. Ways out: .*\?type={kind}"
     ):
         async with RmqBroker(space.url(other)):
             pass
