@@ -53,7 +53,7 @@ def undeclared(exc: BaseException, target: Target) -> BrokerError:
 
 
 def unpublished(exc: BaseException, exchange: str, key: str, target: Target) -> BrokerError:
-    """What it means that a message was not confirmed. What costs one its channel is not known to have hit another."""
+    """What it means that a message was not confirmed: by one mistake all lose their channel, and only one is clear."""
     url = target.masked
     if isinstance(exc, PublishError):
         if not target.declares:
