@@ -1,7 +1,8 @@
 """Publishing with confirms, on a connection that does nothing else: an alarm on the server blocks whoever publishes."""
 
 import asyncio
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Final, cast
 
@@ -18,7 +19,7 @@ from jobq_rmq._errors import reason, unpublished
 from jobq_rmq._link import Link
 from jobq_rmq._messages import Message
 from jobq_rmq._plugin import probe
-from jobq_rmq._topology import Topology
+from jobq_rmq._topology import Entity, Topology
 from jobq_rmq._url import Target
 
 _Confirm = asyncio.Future[object]
@@ -40,7 +41,8 @@ class Publisher:
         self._channel: Channel | None = None
         self._queues = set[str]()
         """Those that are known to be there."""
-        self._ladder = False
+        self._ladder = deque[Entity]()
+        """What of it is not known to be there."""
         self._preparing = asyncio.Lock()
         self._full = False
         """Whether the server let somebody wait in vain, and nobody has seen it accept anything since."""
@@ -65,7 +67,8 @@ class Publisher:
         if returned:  # somebody has deleted a queue: it is made again
             await asyncio.sleep(_MOURNING)
             self._queues.difference_update(messages[index].queue for index in returned)
-            self._ladder = self._ladder and not any(messages[index].levels for index in returned)
+            if any(messages[index].levels for index in returned):
+                self._ladder = deque(self._topology.ladder())
             for index, result in zip(returned, await self._again([messages[i] for i in returned]), strict=True):
                 results[index] = result
         return results
@@ -107,9 +110,8 @@ class Publisher:
             for queue in {message.queue for message in messages} - self._queues:
                 await declare(connection, self._topology.of_queue(queue), self._target)
                 self._queues.add(queue)
-            if not self._ladder and any(message.levels for message in messages):
-                await declare(connection, self._topology.ladder(), self._target)
-                self._ladder = True
+            if self._ladder and any(message.levels for message in messages):
+                await declare(connection, _used_up(self._ladder), self._target)
             assert self._channel is not None
             return self._channel
 
@@ -149,7 +151,8 @@ class Publisher:
         ours: to believe that something is still there which somebody has deleted.
         """
         self._queues.clear()
-        self._ladder = self._full = False
+        self._ladder = deque(self._topology.ladder())
+        self._full = False
         if self._topology.delays == "plugin":
             await probe(connection, self._target)
         await declare(connection, self._topology.base(), self._target)
@@ -161,6 +164,13 @@ class Publisher:
 
 class _Returned(BrokerUnavailable):
     """The server had no queue for it."""
+
+
+def _used_up(entities: deque[Entity]) -> Iterator[Entity]:
+    """Each, until it is made: with a server that is far away, there is not the time for all of them in one call."""
+    while entities:
+        yield entities[0]
+        entities.popleft()
 
 
 def _expect(channel: Channel, message: str) -> _Confirm:
