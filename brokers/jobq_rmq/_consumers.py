@@ -191,7 +191,7 @@ class Consumers:
             try:
                 await self._start(line, queue, band)
             except BROKEN as exc:
-                raise undeclared(exc, self._target.masked) from exc
+                raise undeclared(exc, self._target) from exc
         return bool(missing)
 
     async def _start(self, line: Line, queue: str, band: Band) -> None:
@@ -210,7 +210,7 @@ class Consumers:
         try:
             receiver = await self._receive(line, self._topology.held(holder), stored_with_holder, on_arrival, 0)
         except BROKEN as exc:
-            raise undeclared(exc, self._target.masked) from exc
+            raise undeclared(exc, self._target) from exc
         with self._lock:
             self._holding = receiver
 

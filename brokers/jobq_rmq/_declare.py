@@ -27,13 +27,15 @@ def is_closed(channel: Channel) -> bool:
 
 
 async def declare(connection: Connection, entities: Iterable[Entity], target: Target) -> None:
-    """Make what is not there yet. Raises `BrokerRefused` for what is there with other properties."""
+    """Make what is not there yet, unless that is an operator's. Raises `BrokerRefused` for what is there otherwise."""
+    if not target.declares:
+        return
     try:
         channel = await open_channel(connection, target)
         for entity in entities:
             await _make(channel, entity, target.timeout)
     except BROKEN as exc:
-        raise undeclared(exc, target.masked) from exc
+        raise undeclared(exc, target) from exc
     with suppress(*BROKEN):
         await channel.close(timeout=target.timeout)
 

@@ -15,6 +15,8 @@ LONGEST: Final = ((1 << LEVELS) - 1) * UNIT
 """Seconds; about eight and a half years."""
 _COARSE_FROM: Final = 60.0
 """Seconds from which a delay is rounded up to whole seconds: that saves up to three levels."""
+LONGEST_OF_PLUGIN: Final = (1 << 32) - 1
+"""Milliseconds; what is longer, the plug-in delivers at once."""
 
 
 def ticks(delay: float) -> int:
@@ -27,6 +29,13 @@ def ticks(delay: float) -> int:
     if delay >= _COARSE_FROM:
         return min(math.ceil(delay) * round(1 / UNIT), (1 << LEVELS) - 1)
     return max(1, math.ceil(delay / UNIT - 1e-9))
+
+
+def by_plugin(delay: float) -> int | None:
+    """`delay` (seconds, above 0) in milliseconds, rounded up; None if the plug-in cannot hold a message for so long."""
+    if delay * 1000 > LONGEST_OF_PLUGIN:
+        return None
+    return max(1, math.ceil(delay * 1000 - 1e-6))
 
 
 def top_level(units: int) -> int:

@@ -48,7 +48,7 @@ class Engine:
     def __init__(self, target: Target) -> None:
         self._lock = RLock()
         """Whoever changes what is known here, or reads several things of it, has this. Nobody awaits with it."""
-        self._topology = Topology(target.prefix, target.kind)
+        self._topology = Topology(target.prefix, target.kind, target.delays)
         self._publisher = Publisher(target, self._topology)
         self._ledger = Ledger()
         self._inboxes = Inboxes()

@@ -44,7 +44,7 @@ def publish(channel: int, message: Message, largest: int) -> bytes:
     """A message, in frames with at most `largest` bytes of the body. Raises `struct.error` for too long a name."""
     body, content = message.body, properties(message)
     parts = [
-        _method(channel, message.exchange, message.key),
+        _method(channel, message.exchange, message.key, mandatory=message.mandatory),
         HEAD.pack(HEADER, channel, 12 + len(content)),
         _CONTENT.pack(60, 0, len(body), int.from_bytes(content[:2], "big")),
         content[2:],
@@ -64,9 +64,9 @@ def properties(message: Message) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def _method(channel: int, exchange: str, key: str) -> bytes:
-    """The publish itself, which must be returned if there is no queue for it."""
-    payload = b"".join((_PUBLISH.pack(60, 40, 0), _short(exchange), _short(key), b"\x01"))
+def _method(channel: int, exchange: str, key: str, *, mandatory: bool) -> bytes:
+    """The publish itself. What is mandatory is returned if there is no queue for it."""
+    payload = b"".join((_PUBLISH.pack(60, 40, 0), _short(exchange), _short(key), bytes((mandatory,))))
     return HEAD.pack(METHOD, channel, len(payload)) + payload + _END
 
 

@@ -46,7 +46,7 @@ class Handover:
         ledger: Ledger,
         settler: Settler,
     ) -> None:
-        self._timing = target
+        self._target = target
         self._topology = topology
         self._lock = lock
         self._publisher = publisher
@@ -58,6 +58,7 @@ class Handover:
         self._coming: dict[str, Held] = {}
         """What has been published and has not arrived, by message."""
         self._here = asyncio.Event()
+        self._warned = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -72,21 +73,29 @@ class Handover:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(self._timing.handover / _LOOKS)
+            await asyncio.sleep(self._target.handover / _LOOKS)
             try:
                 await self._look()
             except BrokerError as exc:
                 log.warning("jobs that are held for long could not be held anew: %s", exc)
 
     async def _look(self) -> None:
-        moment = time.monotonic() - self._timing.handover
+        moment = time.monotonic() - self._target.handover
         with self._lock:
             long = self._ledger.older(moment)
             waiting = self._inboxes.take_all(lambda arrival: arrival.since < moment)
         await self._settler.send_back(waiting)
-        if long:
+        if long and self._target.declares:
             await self._consumers.hold(self._holder, self._arrive)
             await self._change(long)
+        elif long and not self._warned:
+            self._warned = True
+            log.warning(
+                "a job has run for %g s. With ?declare=no it cannot be held anew: should it run for longer than the "
+                "consumer_timeout of RabbitMQ at %s (30 minutes by default), somebody else will run it, too",
+                self._target.handover,
+                self._target.masked,
+            )
 
     async def _change(self, long: Sequence[Held]) -> None:
         messages = [_messages.handed_over(self._topology, held.arrival.stored, self._holder) for held in long]
@@ -108,7 +117,7 @@ class Handover:
 
     async def _arrived(self) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._timing.timeout):
+            async with asyncio.timeout(self._target.timeout):
                 while self._coming:
                     self._here.clear()
                     await self._here.wait()

@@ -25,6 +25,8 @@ _CRASHES: Final = "jobq-crashes"
 _ETA: Final = "jobq-eta"
 _HELD: Final = "jobq-held"
 """Priority and queue of a job that is running."""
+_WAIT: Final = "x-delay"
+"""The plug-in's own: milliseconds, an integer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class Message:
     headers: dict[str, Any]
     levels: bool = False
     """Whether it goes through the ladder of delays."""
+    mandatory: bool = True
+    """Whether it is returned if there is no queue for it."""
     id: str = field(default_factory=lambda: uuid4().hex)
     """Of the message and not of the job: two publishes of one job must not be mixed up."""
 
@@ -116,16 +120,28 @@ def dead(topology: Topology, old: Stored, trail: Trail) -> Message:
 
 
 def _delayed(topology: Topology, message: Message, delay: float) -> Message:
-    """The same message, by way of the ladder."""
+    """The same message, by way of the plug-in or of the ladder."""
     if delay <= 0:
         return message
+    due = replace(message, headers=message.headers | {_ETA: repr(time.time() + delay)})
+    wait = _delay.by_plugin(delay) if topology.delays == "plugin" else None
+    return _by_ladder(topology, due, delay) if wait is None else _by_plugin(topology, due, wait)
+
+
+def _by_ladder(topology: Topology, message: Message, delay: float) -> Message:
     units = _delay.ticks(delay)
+    exchange = topology.level(_delay.top_level(units))
+    return replace(message, exchange=exchange, key=_delay.key(units, message.key), levels=True)
+
+
+def _by_plugin(topology: Topology, message: Message, wait: int) -> Message:
+    """The plug-in returns what is mandatory, although it keeps it. The key is that of what has passed the ladder."""
     return replace(
         message,
-        exchange=topology.level(_delay.top_level(units)),
-        key=_delay.key(units, message.key),
-        headers=message.headers | {_ETA: repr(time.time() + delay)},
-        levels=True,
+        exchange=topology.delayed,
+        key=_delay.key(0, message.key),
+        headers=message.headers | {_WAIT: wait},
+        mandatory=False,
     )
 
 

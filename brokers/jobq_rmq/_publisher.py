@@ -1,17 +1,19 @@
 """Publishing with confirms, on a connection that does nothing else: an alarm on the server blocks whoever publishes."""
 
 import asyncio
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from jobq.errors import BrokerError, BrokerFull, BrokerUnavailable, OutcomeUnknown
-from jobq_rmq._confirms import Fate, Sending
+from jobq.errors import BrokerError, BrokerFull, BrokerUnavailable
+from jobq_rmq._confirms import Fate
 from jobq_rmq._declare import BROKEN, declare, open_channel
-from jobq_rmq._errors import reason
+from jobq_rmq._errors import reason, unpublished
 from jobq_rmq._link import Link
 from jobq_rmq._messages import Message
 from jobq_rmq._outlet import Outlet
-from jobq_rmq._topology import Topology
+from jobq_rmq._plugin import probe
+from jobq_rmq._topology import Entity, Topology
 from jobq_rmq._url import Target
 from jobq_rmq._wire import Line
 
@@ -33,7 +35,8 @@ class Publisher:
         self._outlet: Outlet | None = None
         self._queues = set[str]()
         """Those that are known to be there."""
-        self._ladder = False
+        self._ladder = deque[Entity]()
+        """What of it is not known to be there."""
         self._preparing = asyncio.Lock()
         self._full = False
         """Whether the server let somebody wait in vain, and nobody has seen it accept anything since."""
@@ -58,7 +61,8 @@ class Publisher:
         if returned:  # somebody has deleted a queue: it is made again
             await asyncio.sleep(_MOURNING)
             self._queues.difference_update(messages[index].queue for index in returned)
-            self._ladder = self._ladder and not any(messages[index].levels for index in returned)
+            if any(messages[index].levels for index in returned):
+                self._ladder = deque(self._topology.ladder())
             for index, result in zip(returned, await self._again([messages[i] for i in returned]), strict=True):
                 results[index] = result
         return results
@@ -82,16 +86,14 @@ class Publisher:
             raise BrokerUnavailable(f"the connection to RabbitMQ at {self._target.masked} was lost")
         sending = outlet.send(messages)
         await asyncio.wait([sending.done], timeout=self._target.timeout)
-        return [self._error(sending, fate) for fate in sending.fates]
+        return [self._error(*pair, sending.reason) for pair in zip(messages, sending.fates, strict=True)]
 
     def _at_once(self, messages: Sequence[Message]) -> Outlet | None:
         """The outlet, if nothing has to be waited for."""
         outlet = self._outlet
         if outlet is None or not outlet.is_open or self._full or self._preparing.locked():
             return None
-        missing = any(
-            message.queue not in self._queues or (message.levels and not self._ladder) for message in messages
-        )
+        missing = any(message.queue not in self._queues or (message.levels and self._ladder) for message in messages)
         return None if missing else outlet
 
     async def _unblocked(self, line: Line) -> None:
@@ -114,9 +116,8 @@ class Publisher:
             for queue in {message.queue for message in messages} - self._queues:
                 await declare(line, self._topology.of_queue(queue), self._target)
                 self._queues.add(queue)
-            if not self._ladder and any(message.levels for message in messages):
-                await declare(line, self._topology.ladder(), self._target)
-                self._ladder = True
+            if self._ladder and any(message.levels for message in messages):
+                await declare(line, _used_up(self._ladder), self._target)
             assert self._outlet is not None
             try:
                 await self._outlet.room()
@@ -124,18 +125,11 @@ class Publisher:
                 raise BrokerUnavailable(f"RabbitMQ at {self._target.masked} was lost ({reason(exc)})") from exc
             return self._outlet
 
-    def _error(self, sending: Sending, fate: Fate) -> BrokerError | None:
-        url = self._target.masked
-        match fate:
-            case "stored":
-                return None
-            case "returned":
-                return _Returned(f"RabbitMQ at {url} has lost a queue while jobs were being stored; they were not")
-            case "refused":
-                return BrokerFull(f"RabbitMQ at {url} did not accept a job: its queue is full, or has no majority")
-            case "unknown":
-                why = "in time" if sending.reason is None else f"({reason(sending.reason)})"
-                return OutcomeUnknown(f"RabbitMQ at {url} did not confirm a job {why}; it may have stored it or not")
+    def _error(self, message: Message, fate: Fate, why: BaseException | None) -> BrokerError | None:
+        if fate == "stored":
+            return None
+        error = unpublished(fate, why, message, self._target)
+        return _Returned(str(error)) if fate == "returned" and self._target.declares else error
 
     async def _prepare(self, line: Line) -> None:
         """Open the channel, and see to what everybody needs.
@@ -144,7 +138,10 @@ class Publisher:
         ours: to believe that something is still there which somebody has deleted.
         """
         self._queues.clear()
-        self._ladder = self._full = False
+        self._ladder = deque(self._topology.ladder() if self._target.declares else ())
+        self._full = False
+        if self._topology.delays == "plugin":
+            await probe(line, self._target)
         await declare(line, self._topology.base(), self._target)
         try:
             self._outlet = Outlet(line.wire, await open_channel(line, self._target, confirms=True))
@@ -154,3 +151,10 @@ class Publisher:
 
 class _Returned(BrokerUnavailable):
     """The server had no queue for it."""
+
+
+def _used_up(entities: deque[Entity]) -> Iterator[Entity]:
+    """Each, until it is made: with a server that is far away, there is not the time for all of them in one call."""
+    while entities:
+        yield entities[0]
+        entities.popleft()

@@ -114,7 +114,10 @@ class Receiver:
                 await self._channel.queue_delete(name, timeout=seconds)
 
     async def fence(self, name: str, seconds: float) -> None:
-        """Return when all has arrived that was in the queue `name` before, as far as the prefetch allows."""
+        """Return when all has arrived that was in the queue `name` before, as far as the prefetch allows.
+
+        From RabbitMQ 4.3 on, the server wants a user for this who may configure the queue.
+        """
         with suppress(*BROKEN):
             await self._channel.queue_declare(name, passive=True, timeout=seconds)
 

@@ -17,6 +17,8 @@ from jobq_rmq import _delay
 
 Kind = Literal["quorum", "classic"]
 Band = Literal["high", "normal", "low"]
+Delays = Literal["ttl", "plugin"]
+"""What waits: the ladder of queues, or the exchange of the plug-in, and the ladder only where that cannot."""
 Arguments = dict[str, FieldValue]
 
 BANDS: Final[tuple[Band, ...]] = ("high", "normal", "low")
@@ -29,6 +31,8 @@ _ABANDONED: Final = 86_400_000
 """Milliseconds after which the queue of a process that died is deleted; it is long empty then."""
 _LONGEST_NAME: Final = 160
 """Bytes; a delay and a prefix have to fit beside it into a routing key, which has 255."""
+DELAYED: Final = "x-delayed-message"
+"""The type of the plug-in's exchanges."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Exchange:
     """An exchange; durable."""
 
     name: str
-    type: Literal["direct", "topic", "fanout"]
+    type: Literal["direct", "topic", "fanout", "x-delayed-message"]
     arguments: Arguments = field(default_factory=dict[str, FieldValue])
 
 
@@ -74,6 +78,7 @@ class Topology:
 
     prefix: str
     kind: Kind
+    delays: Delays = "ttl"
 
     @property
     def jobs(self) -> str:
@@ -123,16 +128,22 @@ class Topology:
         """The exchange and the queue of a level; -1 is the exchange below the last one."""
         return f"{self.prefix}.delay.{self.kind}.v1.{f'{level:02}' if level >= 0 else 'out'}"
 
+    @property
+    def delayed(self) -> str:
+        """The exchange of the plug-in."""
+        return f"{self.prefix}.delayed.{self.kind}"
+
     def base(self) -> Sequence[Entity]:
         """What everybody needs."""
-        return (
+        entities: list[Entity] = [
             Exchange(self.unroutable, "fanout"),
             Queue(self.unroutable, self._typed()),
             Binding(self.unroutable, self.unroutable),
             Exchange(self.jobs, "direct"),
             Exchange(self.dead_letters, "direct", {"alternate-exchange": self.unroutable}),
             Exchange(self.level(-1), "topic", {"alternate-exchange": self.unroutable}),
-        )
+        ]
+        return entities if self.delays == "ttl" else [*entities, *self._plugin()]
 
     def ladder(self) -> Sequence[Entity]:
         """What delays need, from the bottom to the top."""
@@ -164,6 +175,16 @@ class Topology:
             Exchange(self.holds, "topic"),
             Queue(name, self._typed() | home | self._at_least_once() | self._unlimited() | abandoned),
             Binding(self.holds, name, f"{holder}.#"),
+        )
+
+    def _plugin(self) -> Sequence[Entity]:
+        """Its messages end where the ladder does: what has no queue there is parked.
+
+        Bound to the queues it would drop that, and with an alternate exchange of its own it would not delay at all.
+        """
+        return (
+            Exchange(self.delayed, DELAYED, {"x-delayed-type": "fanout"}),
+            Binding(self.delayed, self.level(-1), to_exchange=True),
         )
 
     def _level(self, level: int) -> Sequence[Entity]:

@@ -7,14 +7,14 @@ from typing import Final, cast
 from urllib.parse import parse_qsl, quote, unquote, unquote_plus, urlencode
 
 from jobq.errors import ConfigError
-from jobq_rmq._topology import Kind
+from jobq_rmq._topology import Delays, Kind
 
 _PORTS: Final = {"amqp": 5672, "amqps": 5671}
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _HOST: Final = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(?::(?P<port>\d{1,5}))?")
 _LOGIN: Final = re.compile(r"[^@\[\]]*")
 _WORD: Final = re.compile(r"[A-Za-z_]+")
-_OURS: Final = frozenset({"prefix", "type", "heartbeat", "timeout", "handover"})
+_OURS: Final = frozenset({"prefix", "type", "delay", "declare", "heartbeat", "timeout", "handover"})
 _TLS: Final = frozenset({"cafile", "capath", "certfile", "keyfile", "no_verify_ssl"})
 _HIDDEN: Final = "***"
 _HINT: Final = "; in a user or a password write '#', '/', '?', '@', '[' and ']' as %23, %2F, %3F, %40, %5B and %5D"
@@ -32,8 +32,12 @@ class Target:
     masked: str
     addresses: tuple[str, ...] = field(repr=False)
     """A URL for each server, in the client library's form."""
+    vhost: str
     prefix: str
     kind: Kind
+    delays: Delays
+    declares: bool
+    """Whether what is missing on the server is made, or left to an operator."""
     timeout: float
     handover: float
     """Seconds after which a message that is still held is changed for a new one."""
@@ -96,11 +100,12 @@ def _parse(url: str) -> Target:
     where, _, text = rest.partition("?")
     query = dict(parse_qsl(text, keep_blank_values=True))
     _check_names(query, mask(url), tls=scheme == "amqps")
-    prefix, kind = query.pop("prefix", "jobq"), query.pop("type", "quorum")
+    prefix = query.pop("prefix", "jobq")
     if not _PREFIX.fullmatch(prefix):
         raise ConfigError("a prefix has 1 to 32 letters, digits, '_' or '-'")
-    if kind not in {"quorum", "classic"}:
-        raise ConfigError("the type is quorum or classic")
+    kind = cast("Kind", _one_of(query, "type", "quorum", "classic"))
+    delays = cast("Delays", _one_of(query, "delay", "ttl", "plugin"))
+    declares = _one_of(query, "declare", "yes", "no") == "yes"
     if query.get("no_verify_ssl", "0") not in {"0", "1"}:
         raise ConfigError("no_verify_ssl is 0 or 1")
     timeout = _seconds(query.pop("timeout", "5"), "timeout", _DAY)
@@ -108,18 +113,27 @@ def _parse(url: str) -> Target:
     query["heartbeat"] = str(max(1, round(_seconds(query.pop("heartbeat", "10"), "heartbeat", _LONGEST_HEARTBEAT))))
     if "@" in text:
         raise ConfigError(_STRAY)
-    return Target(url, mask(url), _addresses(scheme, where, query), prefix, cast("Kind", kind), timeout, handover)
-
-
-def _addresses(scheme: str, where: str, query: dict[str, str]) -> tuple[str, ...]:
-    place, _, vhost = where.partition("/")
-    if "@" in vhost:
+    place, _, path = where.partition("/")
+    if "@" in path:
         raise ConfigError(_STRAY)
+    vhost = unquote(path)
+    addresses = _addresses(scheme, place, vhost, query)
+    return Target(url, mask(url), addresses, vhost or "/", prefix, kind, delays, declares, timeout, handover)
+
+
+def _one_of(query: dict[str, str], name: str, usual: str, other: str) -> str:
+    value = query.pop(name, usual)
+    if value not in {usual, other}:
+        raise ConfigError(f"{name} is {usual} or {other}")
+    return value
+
+
+def _addresses(scheme: str, place: str, vhost: str, query: dict[str, str]) -> tuple[str, ...]:
     login, at, hosts = place.rpartition("@")
     if not _LOGIN.fullmatch(login):
         raise ConfigError("the user and the password are named once, before all hosts")
     names = hosts.split(",")
-    rest = f"/{quote(unquote(vhost), safe='')}?{urlencode(query)}"
+    rest = f"/{quote(vhost, safe='')}?{urlencode(query)}"
     return tuple(f"{scheme}://{login}{at}{_address(name, scheme, alone=len(names) == 1)}{rest}" for name in names)
 
 

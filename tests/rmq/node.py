@@ -4,8 +4,9 @@
 `asyncio.to_thread`, but for starting servers, see `tests.servers`.
 """
 
+import json
 import secrets
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,23 @@ Mark.
 """
 
 
+_USERS: Final = "rabbit_auth_backend_internal"
+
+
 class Queue(NamedTuple):
     """What is in a queue."""
 
     ready: int
     unacknowledged: int
     type: str
+
+
+class Rights(NamedTuple):
+    """What a user may do, as regular expressions for the names of exchanges and queues."""
+
+    configure: str
+    write: str
+    read: str
 
 
 class _Row(msgspec.Struct):
@@ -91,6 +103,16 @@ class Node:
         finally:
             self.eval(f"vm_memory_monitor:set_vm_memory_high_watermark({mark}).")
 
+    @contextmanager
+    def users(self, rights: Mapping[str, Rights]) -> Generator[dict[str, str]]:
+        """The URLs of users who have these rights, by their names."""
+        password = secrets.token_hex(4)
+        self.eval(",".join(_made(name, password, each) for name, each in rights.items()) + ".")
+        try:
+            yield {name: self.url.replace("guest:guest", f"{name}:{password}") for name in rights}
+        finally:
+            self.eval(",".join(f'{_USERS}:delete_user(<<"{name}">>, <<"tests">>)' for name in rights) + ".")
+
     def queues(self) -> dict[str, Queue]:
         """All queues. The counts of quorum queues are a moment old: wait for them."""
         rows = msgspec.json.decode(self._list("list_queues", *_Row.__struct_fields__), type=list[_Row])
@@ -119,6 +141,15 @@ class Cluster:
         """The node that leads this quorum queue, according to the first that runs; none while one is elected."""
         name = next(node for node in self.nodes if node.server.answers()).leader(queue)
         return next((node for node in self.nodes if node.name == name), None)
+
+
+def _made(name: str, password: str, rights: Rights) -> str:
+    """The Erlang that makes a user."""
+    patterns = ", ".join(f"<<{json.dumps(pattern)}>>" for pattern in rights)
+    return f"""
+        {_USERS}:add_user(<<"{name}">>, <<"{password}">>, <<"tests">>),
+        {_USERS}:set_permissions(<<"{name}">>, <<"/">>, {patterns}, <<"tests">>)
+    """
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jobq_rmq import _delay
-from jobq_rmq._topology import BANDS, Band, Binding, Exchange, Kind, Queue, Topology
+from jobq_rmq._topology import BANDS, Band, Binding, Delays, Exchange, Kind, Queue, Topology
 
 TOPOLOGY = Topology("p", "quorum")
 TICKS = st.integers(1, (1 << _delay.LEVELS) - 1)
@@ -36,8 +36,8 @@ def words(key: str) -> tuple[str, ...]:
 class World:
     """A server with what a namespace and these queues need."""
 
-    def __init__(self, queues: Sequence[str], kind: Kind = "quorum") -> None:
-        topology = Topology("p", kind)
+    def __init__(self, queues: Sequence[str], kind: Kind = "quorum", delays: Delays = "ttl") -> None:
+        topology = Topology("p", kind, delays)
         entities = [*topology.base(), *topology.ladder()]
         for queue in queues:
             entities += topology.of_queue(queue)
@@ -71,7 +71,7 @@ class World:
 
     def _fits(self, exchange: str, binding: Binding, key: str) -> bool:
         match self.exchanges[exchange].type:
-            case "fanout":
+            case "fanout" | "x-delayed-message":
                 return True
             case "direct":
                 return binding.key == key

@@ -66,7 +66,7 @@ def test_every_queue_names_its_type_and_no_argument_that_some_server_refuses(kin
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_name_is_under_the_prefix(kind: Kind) -> None:
-    for entity in everything(Topology("my-prefix", kind), "a", "b.c"):
+    for entity in everything(Topology("my-prefix", kind, "plugin"), "a", "b.c"):
         names = [entity.source, entity.target] if isinstance(entity, Binding) else [entity.name]
         assert all(name.startswith("my-prefix.") for name in names)
 
@@ -74,7 +74,7 @@ def test_every_name_is_under_the_prefix(kind: Kind) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_bound_has_been_made_before(kind: Kind) -> None:
     exchanges, made = set[str](), set[str]()
-    for entity in everything(Topology("p", kind), "a", "b.a"):
+    for entity in everything(Topology("p", kind, "plugin"), "a", "b.a"):
         match entity:
             case Exchange():
                 exchanges.add(entity.name)
@@ -98,10 +98,18 @@ def test_where_dead_letters_go_there_is_an_exchange_that_loses_none(kind: Kind) 
 
 def test_names_of_different_things_differ_whatever_the_queues_are_called() -> None:
     nasty = ["a", "dead.a", "high.a", "jobs", "dlx", "unroutable", "delay.quorum.v1.00", "normal", "dead", "..", "."]
-    entities = everything(Topology("p", "quorum"), *nasty)
+    entities = everything(Topology("p", "quorum", "plugin"), *nasty)
     for kind in (Exchange, Queue):
         names = [entity.name for entity in entities if isinstance(entity, kind)]
         assert len(names) == len(set(names))
+
+
+def test_only_who_wants_the_plug_in_needs_what_is_of_its_type() -> None:
+    extra = [one for one in Topology("p", "classic", "plugin").base() if one not in Topology("p", "classic").base()]
+    assert extra == [
+        Exchange("p.delayed.classic", "x-delayed-message", {"x-delayed-type": "fanout"}),
+        Binding("p.delayed.classic", "p.delay.classic.v1.out", to_exchange=True),
+    ]
 
 
 def test_both_types_may_have_a_ladder_under_one_prefix() -> None:

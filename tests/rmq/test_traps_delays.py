@@ -10,7 +10,8 @@ from aiormq.abc import DeliveredMessage
 from jobq.model import Again, Outcome, Trail
 from jobq_rmq import RmqBroker
 from jobq_rmq._topology import Kind
-from tests.rmq.tools import KINDS, Space, claim, collect, drain, envelope, lease, put
+from tests.proxy import Proxy
+from tests.rmq.tools import KINDS, Space, claim, collect, drain, envelope, lease, put, stored_at_last
 
 both = pytest.mark.parametrize("kind", KINDS)
 LATE = 0.5
@@ -101,6 +102,17 @@ async def test_an_eta_that_somebody_invented_stops_no_others(space: Space, eta: 
         await space.publish("jobs", "normal.default", envelope("x"), **properties)
         await put(broker, "good")
         assert "good" in await drain(broker)
+
+
+async def test_a_ladder_that_takes_longer_to_make_than_a_call_may_take_is_there_in_the_end(space: Space) -> None:
+    login, _, place = space.server.removeprefix("amqp://").rstrip("/").rpartition("@")
+    host, _, port = place.partition(":")
+    async with Proxy(host, int(port)) as far:
+        far.delay(10)
+        async with RmqBroker(space.url(server=f"amqp://{login}@127.0.0.1:{far.port}/", timeout=1)) as broker:
+            await put(broker, "makes its queue")
+            await stored_at_last(broker, "a", delay=0.1)
+            assert {one.job.id for one, _ in await collect(broker, 2)} == {"makes its queue", "a"}
 
 
 @both

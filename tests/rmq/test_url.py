@@ -46,6 +46,7 @@ async def test_the_client_library_sees_the_login_and_the_virtual_host(path: str,
     (address,) = parse(f"amqp://u%40:p%2Fw%23@h{path}").addresses
     seen = aiormq.Connection(address)
     assert (seen.vhost, seen.url.user, seen.url.password, seen.url.host) == (vhost, "u@", "p/w#", "h")
+    assert parse(f"amqp://h{path}").vhost == vhost
     assert seen.heartbeat_timeout == 10
 
 
@@ -58,11 +59,13 @@ async def test_the_client_library_sees_the_tls_options() -> None:
 
 
 def test_everything_else_in_a_url() -> None:
-    target = parse("amqp://h?prefix=my-jobs_2&type=classic&heartbeat=30&timeout=1.5")
+    target = parse("amqp://h?prefix=my-jobs_2&type=classic&heartbeat=30&timeout=1.5&delay=plugin&declare=no")
     assert (target.prefix, target.kind, target.timeout) == ("my-jobs_2", "classic", 1.5)
+    assert (target.delays, target.declares) == ("plugin", False)
     assert target.addresses == ("amqp://h:5672/?heartbeat=30",)
     usual = parse("amqp://h")
     assert (usual.prefix, usual.kind, usual.timeout) == ("jobq", "quorum", 5.0)
+    assert (usual.delays, usual.declares) == ("ttl", True)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,9 @@ def test_everything_else_in_a_url() -> None:
         ("amqp://h?prefix=", "a prefix has 1 to 32"),
         ("amqp://h?prefix=a.b", "a prefix has 1 to 32"),
         (f"amqp://h?prefix={'x' * 33}", "a prefix has 1 to 32"),
-        ("amqp://h?type=stream", "the type is quorum or classic"),
+        ("amqp://h?type=stream", "type is quorum or classic"),
+        ("amqp://h?delay=30", "delay is ttl or plugin"),
+        ("amqp://h?declare=false", "declare is yes or no"),
         ("amqp://h?nonsense", "there is no option 'nonsense'"),
         ("amqp://h?auth=external", "there is no option 'auth'"),
         ("amqp://h?name=x", "there is no option 'name'"),
@@ -146,6 +151,7 @@ def test_no_error_shows_a_password(url: str) -> None:
         ("amqp://u:p@h,i:2/v?type=classic&timeout=1", "amqp://u:***@h,i:2/v?type=classic&timeout=1"),
         ("amqp://u:p@[::1]:1,h", "amqp://u:***@[::1]:1,h"),
         ("amqps://h?cafile=/x/y&no_verify_ssl=1", "amqps://h?cafile=/x/y&no_verify_ssl=1"),
+        ("amqp://h?delay=plugin&declare=no", "amqp://h?delay=plugin&declare=no"),
         ("amqp://h?heartbeet=1", "amqp://h?heartbeet=***"),
         ("amqp://h?password=p", "amqp://h?password=***"),
         ("amqp://h?passw%6Frd=p", "amqp://h?***"),

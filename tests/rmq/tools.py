@@ -89,7 +89,7 @@ class Space:
 
     def _entities(self) -> list[Entity]:
         found: list[Entity] = []
-        for topology in map(self.topology, KINDS):
+        for topology in (Topology(self.prefix, kind, "plugin") for kind in KINDS):
             found += [*topology.base(), *topology.ladder()]
             for queue in self.queues:
                 found += topology.of_queue(queue)
