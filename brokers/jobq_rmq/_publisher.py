@@ -91,7 +91,7 @@ class Publisher:
     def _at_once(self, messages: Sequence[Message]) -> Outlet | None:
         """The outlet, if nothing has to be waited for."""
         outlet = self._outlet
-        if outlet is None or not outlet.is_open or self._full or self._preparing.locked():
+        if outlet is None or not outlet.is_open or self._full:
             return None
         missing = any(message.queue not in self._queues or (message.levels and self._ladder) for message in messages)
         return None if missing else outlet

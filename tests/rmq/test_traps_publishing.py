@@ -84,7 +84,7 @@ async def test_tiny_timeouts_among_unroutable_messages_hang_nothing(space: Space
     async with publishing(space) as publisher:
 
         async def one(number: int) -> BrokerError | None:
-            publisher._target = replace(publisher._target, timeout=chance.uniform(0.003, 0.01))
+            publisher._target = replace(publisher._target, timeout=chance.uniform(0.0002, 0.01))
             message = (lost if chance.random() < 0.3 else good)(space, f"{number}")
             try:
                 return (await publisher.publish([message]))[0]
