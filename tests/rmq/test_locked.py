@@ -17,7 +17,7 @@ from jobq_rmq import RmqBroker
 from jobq_rmq.__main__ import main
 from jobq_rmq._topology import Kind
 from tests.rmq.node import Node, Rights
-from tests.rmq.tools import KINDS, Space, claim, collect, drain, lease, put, space_on
+from tests.rmq.tools import KINDS, Space, claim, collect, drain, lease, put, space_on, stored_at_last
 
 QUEUES = ("default", "other")
 both = pytest.mark.parametrize("kind", KINDS)
@@ -100,7 +100,7 @@ async def test_who_only_enqueues_where_nobody_may_declare_needs_to_read_nothing(
     patient: Node, users: dict[str, str]
 ) -> None:
     async with space_on(patient.url) as space, RmqBroker(space.url()) as other:
-        await put(other, "a", delay=0.1)
+        await stored_at_last(other, "a", delay=0.1)
         async with RmqBroker(space.url(server=users["producer"], declare="no")) as broker:
             await put(broker, "b")
             await put(broker, "c", delay=0.1)
@@ -187,13 +187,12 @@ async def test_when_what_was_missing_is_there_jobs_go_on(space: Space) -> None:
 async def test_what_is_printed_is_what_is_declared(patient: Node) -> None:
     async with space_on(patient.url) as space, space_on(patient.url) as other:
         urls = [space.url("classic"), other.url("quorum")]
-        space.queues = other.queues = {"b.c"}
         for url in urls:
             async with RmqBroker(url) as broker:
-                await put(broker, "a", queue="b.c", delay=0.1)
+                await stored_at_last(broker, "a", delay=0.1)
         exported = json.loads(await asyncio.to_thread(patient.ctl, "export_definitions", "-"))
         for url, prefix in zip(urls, (space.prefix, other.prefix), strict=True):
-            for part, entities in json.loads(printed(url, "b.c")).items():
+            for part, entities in json.loads(printed(url, "default")).items():
                 made = [one for one in exported[part] if is_under(prefix, one)]
                 if part == "queues":  # the server says their type twice
                     made = [{key: one[key] for key in one if key != "type"} for one in made]
