@@ -11,6 +11,7 @@ from blockbuster import blockbuster_ctx
 
 from jobq.testing import ManualClock
 from jobq_memory import MemoryBroker
+from tests.rmq.node import IMPATIENT, Node, one
 from tests.servers import Found, begin, go_without
 from tests.services import RABBITMQ, REDIS, SERVICES, Service
 
@@ -77,6 +78,13 @@ def redis_url() -> str:
 def rabbitmq_url() -> str:
     """A RabbitMQ that all tests share: each must use names of its own."""
     return server_url(RABBITMQ)
+
+
+@pytest.fixture(scope="session")
+def patient() -> Iterator[Node]:
+    """A node for tests that harm it and then leave it as it was."""
+    with one(*IMPATIENT) as node:
+        yield node
 
 
 @pytest.fixture(autouse=True)

@@ -2,14 +2,17 @@
 
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from jobq_rmq._topology import Kind
 from tests.faults.field import Field
+from tests.faults.rabbitmq import RabbitStore
 from tests.faults.stores import RedisStore, SqliteStore
+from tests.rmq.tools import space_on
 from tests.servers import Server
 
 _numbers = itertools.count()
@@ -60,11 +63,38 @@ async def on_sqlite(tmp_path: Path) -> AsyncIterator[Field]:
         yield field
 
 
+@asynccontextmanager
+async def rabbitmq_field(
+    server: str, directory: Path, via: str = "", kind: Kind = "quorum", **options: object
+) -> AsyncGenerator[Field]:
+    """A field on a RabbitMQ server; `via` is the URL of a proxy in front of it."""
+    async with space_on(server) as space, AsyncExitStack() as stack:
+        store = RabbitStore(server, space.prefix, kind, directory)
+        stack.callback(store.close)
+        field = Field(space.url(kind, via, **options), store, directory, stack)
+        field.oracle = store.oracle
+        stack.callback(field.end)
+        yield field
+
+
+@pytest.fixture
+async def on_rabbitmq(rabbitmq_url: str, tmp_path: Path) -> AsyncIterator[Field]:
+    async with rabbitmq_field(rabbitmq_url, tmp_path) as field:
+        await field.client()
+        assert isinstance(field.store, RabbitStore)
+        field.store.tap()
+        yield field
+
+
 @pytest.fixture(params=["sqlite", "redis"])
 def field(request: pytest.FixtureRequest) -> Field:
-    """A field on each broker in turn."""
+    """A field on each broker that keeps leases, in turn."""
     found: Field = request.getfixturevalue(f"on_{request.param}")
     return found
+
+
+everywhere = pytest.mark.parametrize("field", ["sqlite", "redis", "rabbitmq"], indirect=True)
+"""On RabbitMQ, too, where the connection is the lease."""
 
 
 @pytest.fixture

@@ -81,6 +81,17 @@ class Oracle:
     """Processes that had no chance to store outcomes: killed, or cut off from the broker."""
     fenced: set[int] = field(default_factory=set[int])
     """Processes whose leases may have ended while their bodies could not be stopped."""
+    ordered: bool = True
+    """Whether epochs rise from run to run, and not only in one process."""
+    doubles: int = 0
+    """So many jobs may have been in two messages: their process or connection ended between storing and settling."""
+    per_death: int = 0
+    """So many for each process that was killed."""
+
+    @property
+    def allowed(self) -> int:
+        """How many jobs may have been doubled in all."""
+        return self.doubles + self.per_death * len(self.killed)
 
     def check(self, runs: list[Run], dead: Mapping[str, Trail]) -> None:
         """Raise if a promise was broken. Everything has to be quiet."""
@@ -94,13 +105,19 @@ class Oracle:
         for run in runs:
             assert run.finish is not None or run.pid in self.deaths, f"{run} has not ended, and its process lives"
             by_job.setdefault(run.id, []).append(run)
+        doubles = self.allowed
         for several in by_job.values():
-            for one, other in pairwise(several):
-                self._check_pair(one, other)
+            try:
+                for one, other in pairwise(several):
+                    self._check_pair(one, other)
+            except AssertionError:
+                if not doubles:
+                    raise
+                doubles -= 1
 
     def _check_pair(self, one: Run, other: Run) -> None:
         """Whether `other` was allowed to start after `one`."""
-        assert one.epoch < other.epoch, f"{other} has an older epoch than the earlier {one}"
+        assert one.epoch < other.epoch or not self.ordered, f"{other} has an older epoch than the earlier {one}"
         excused = one.pid in self.killed or one.pid in self.fenced
         assert excused or one.how != "end", f"{one} ended, and yet {other} followed"
         assert excused or one.how, f"{one} was not ended by force, and yet {other} followed"

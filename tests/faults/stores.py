@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from redis import Redis
 
@@ -16,14 +16,6 @@ from tests.servers import Server
 
 class Store(Protocol):
     """What is in a broker."""
-
-    def remember(self) -> None:
-        """Keep the state of this moment, to fall back to."""
-        ...
-
-    def fall_back(self) -> None:
-        """Lose everything since `remember`."""
-        ...
 
     def live(self) -> set[str]:
         """The ids of jobs that are ready, scheduled or held."""
@@ -37,10 +29,6 @@ class Store(Protocol):
         """The dead and why."""
         ...
 
-    def trail(self, job_id: str) -> Trail:
-        """What its runs have left behind."""
-        ...
-
     def crashes(self, job_id: str) -> tuple[Crash, ...]:
         """What the job is charged with."""
         ...
@@ -51,6 +39,23 @@ class Store(Protocol):
 
     def check(self) -> None:
         """Raise if a job is in two places, or in none."""
+        ...
+
+
+@runtime_checkable
+class OpenStore(Store, Protocol):
+    """What is in a broker that shows and gives away all of its state."""
+
+    def remember(self) -> None:
+        """Keep the state of this moment, to fall back to."""
+        ...
+
+    def fall_back(self) -> None:
+        """Lose everything since `remember`."""
+        ...
+
+    def trail(self, job_id: str) -> Trail:
+        """What its runs have left behind."""
         ...
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.app import nap
+from tests.faults.conftest import everywhere
 from tests.faults.field import Field, until
-from tests.faults.stores import RedisStore
+from tests.faults.stores import OpenStore, RedisStore
 
 MEGABYTE = 1 << 20
 
@@ -64,6 +65,7 @@ UNKNOWN = [
 ]
 
 
+@everywhere
 async def test_hostile_jobs_end_with_a_reason_and_cost_nobody_else(field: Field, tmp_path: Path) -> None:
     await field.enqueue(nap, 0, count=10)
     hostile = {f"bad-{name}": data.replace(b"$ID", f"bad-{name}".encode()) for name, data in UNREADABLE.items()}
@@ -97,13 +99,15 @@ async def test_hostile_jobs_end_with_a_reason_and_cost_nobody_else(field: Field,
 
 
 async def test_a_job_of_an_unknown_task_waits_for_a_worker_that_knows_it(field: Field) -> None:
+    store = field.store
+    assert isinstance(store, OpenStore)
     await field.client()
     await field.enqueue(nap, 0)
-    field.store.put("who", envelope("os.system", id="who"))
+    store.put("who", envelope("os.system", id="who"))
     field.worker()
-    await until(lambda: field.store.trail("who").parked, "it is put aside")
-    assert field.store.trail("who").attempt == 0
-    assert "who" in field.store.live()
+    await until(lambda: store.trail("who").parked, "it is put aside")
+    assert store.trail("who").attempt == 0
+    assert "who" in store.live()
     await field.stop()
 
 

@@ -1,6 +1,7 @@
 """Workers that are killed: their jobs start again elsewhere, soon, and no attempt is spent."""
 
 from tests.faults.app import gate, nap
+from tests.faults.conftest import everywhere
 from tests.faults.field import LEASE, SWEEP, Field, Program
 from tests.faults.ledger import SECOND
 
@@ -22,11 +23,12 @@ async def overtaken(field: Field, victim: Program, within: float, count: int = 5
     await field.settled()
 
 
+@everywhere
 async def test_jobs_of_one_killed_worker_of_two_start_again_within_three_seconds(field: Field) -> None:
-    await field.enqueue(gate, "out", count=10)
+    await field.enqueue(gate, "out", count=12)
     victim = field.worker(concurrency=5)
     await field.started(5, victim.pid)
-    field.worker()
+    field.worker(concurrency=20)
     await field.started(10)
     await overtaken(field, victim, PROOF)
 
@@ -52,6 +54,7 @@ async def test_jobs_of_a_worker_on_a_lost_host_start_again_within_lease_and_swee
     await overtaken(field, victim, LEASE + 1.25 * SWEEP + MARGIN)
 
 
+@everywhere
 async def test_jobs_survive_that_all_workers_are_killed(field: Field) -> None:
     await field.enqueue(gate, "out", count=5)
     await field.enqueue(nap, 0.01, count=100)

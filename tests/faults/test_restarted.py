@@ -10,10 +10,11 @@ from typing import Any, Self, cast
 import pytest
 from redis import Redis
 
-from jobq.errors import BrokerUnavailable
+from jobq.errors import BrokerUnavailable, NotAllStored
 from tests.faults.app import gate_or_fail, in_thread, nap
-from tests.faults.conftest import Make
+from tests.faults.conftest import Make, everywhere
 from tests.faults.field import Field, Program, after, until
+from tests.faults.stores import OpenStore
 from tests.servers import Server
 
 SEED = int(os.environ.get("JOBQ_SEED", "7"))
@@ -41,7 +42,7 @@ class Load:
 
     async def _produce(self) -> None:
         while not self._stopped:
-            with suppress(BrokerUnavailable):  # not acknowledged, so nothing was promised
+            with suppress(BrokerUnavailable, NotAllStored):  # not acknowledged, so nothing was promised
                 await self._field.enqueue(nap, 0.005)
             await after(0.005)
 
@@ -90,18 +91,19 @@ async def test_jobs_of_a_snapshot_run_again_when_redis_falls_back_to_it(make: Ma
 async def test_what_was_settled_in_moments_that_the_broker_has_lost_runs_again_while_the_same_worker_lives(
     forgetful: Field, told: str
 ) -> None:
-    field = forgetful
+    field, store = forgetful, forgetful.store
+    assert isinstance(store, OpenStore)
     names = await field.enqueue(gate_or_fail, "out", count=5)
     worker = field.worker(lease=60)  # nothing is to be taken back because a lease has ended
     await field.started(5, worker.pid)
-    field.store.remember()
+    store.remember()
     field.open("out", told)
     await field.enqueue(nap, 0, count=5)  # their epochs are higher than what the broker will have counted
     await field.started(10, worker.pid)
     await until(lambda: not field.store.held(), "all outcomes are stored")
     field.oracle.fenced.add(worker.pid)
     field.shut("out")
-    field.store.fall_back()
+    store.fall_back()
     for name in names:
         again = await field.restarted(name)
         assert (again.pid, again.attempt) == (worker.pid, 1)
@@ -130,6 +132,7 @@ class Journal:
         return {line.split(" ")[1] for line in lines if line.startswith(f"{word} ")}
 
 
+@everywhere
 async def test_killing_clients_and_workers_in_the_middle_of_commits_loses_nothing(field: Field, tmp_path: Path) -> None:
     print(f"JOBQ_SEED={SEED}")
     fate, journal = random.Random(SEED), Journal(tmp_path / "journal")

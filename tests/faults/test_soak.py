@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from tests.faults.app import flaky, now
+from tests.faults.conftest import everywhere
 from tests.faults.field import Field, after
 from tests.faults.ledger import SECOND
 
@@ -16,6 +17,7 @@ WORKERS = 10
 JOBS = 2000
 
 
+@everywhere
 @pytest.mark.timeout(SECONDS * 3 + 150)
 async def test_whatever_happens_to_workers_every_job_comes_to_its_end(field: Field) -> None:
     print(f"JOBQ_SEED={SEED}")

@@ -10,6 +10,7 @@ import pytest
 
 from jobq.registry import Task
 from tests.faults.app import block, gate, in_thread, nap, now, stubborn
+from tests.faults.conftest import everywhere
 from tests.faults.field import Field, Program, after
 from tests.faults.ledger import SECOND
 
@@ -18,6 +19,7 @@ STARTING = 3
 SPARE = 2.0
 """Seconds beyond the grace."""
 ECHO = 0.3
+SIGNALS = [*itertools.product(["sqlite", "redis"], [signal.SIGTERM, signal.SIGINT]), ("rabbitmq", signal.SIGTERM)]
 SEED = int(os.environ.get("JOBQ_SEED", "7"))
 LONG = 60.0
 
@@ -32,6 +34,7 @@ async def stop(program: Program, number: int, within: float) -> int:
     return code
 
 
+@everywhere
 async def test_stopping_at_random_moments_loses_nothing_and_runs_nothing_twice(field: Field) -> None:
     print(f"JOBQ_SEED={SEED}")
     fate = random.Random(SEED)
@@ -50,7 +53,7 @@ async def test_stopping_at_random_moments_loses_nothing_and_runs_nothing_twice(f
     assert {run.attempt for run in runs} == {1}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("field", "number"), SIGNALS, indirect=["field"])
 async def test_what_is_unfinished_after_the_grace_is_given_back_at_once(field: Field, number: signal.Signals) -> None:
     names = await field.enqueue(gate, "out", count=8)
     worker = field.worker(concurrency=5, grace=0.3)
@@ -108,6 +111,7 @@ async def test_what_will_not_stop_is_given_back_and_never_overlaps(field: Field,
     await field.settled()
 
 
+@everywhere
 async def test_a_blocked_event_loop_does_not_keep_the_process(field: Field) -> None:
     (name,) = await field.enqueue(block, LONG)
     worker = field.worker(grace=0.3)

@@ -3,6 +3,7 @@
 import signal
 
 from tests.faults.app import block, gate, nap, now, order
+from tests.faults.conftest import everywhere
 from tests.faults.field import LEASE, Field, after
 from tests.faults.ledger import SECOND
 
@@ -58,6 +59,7 @@ async def test_a_zombie_that_lost_nothing_goes_on(field: Field) -> None:
     assert len(field.ledger.ended()) == 3
 
 
+@everywhere
 async def test_a_body_that_blocks_the_loop_for_three_leases_runs_once_and_is_named(field: Field) -> None:
     (name,) = await field.enqueue(block, 3 * SHORT)
     others = await field.enqueue(nap, 0.01, count=20)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from blockbuster import blockbuster_ctx
 
-from tests.rmq.node import Cluster, Node, one, three
+from tests.rmq.node import IMPATIENT, Cluster, Node, one, three
 from tests.rmq.tools import Space, space_on
 
 
@@ -19,19 +19,8 @@ def node() -> Iterator[Node]:
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """Three nodes of the test's own. They take twenty seconds: give the test a longer timeout."""
-    with three() as cluster:
+    with three(*IMPATIENT) as cluster:
         yield cluster
-
-
-@pytest.fixture(scope="session")
-def patient() -> Iterator[Node]:
-    """A node for tests that harm it and then leave it as it was.
-
-    When a node starts, what has waited long enough in a quorum queue may be due before the queue is there where it
-    goes next. The node tries again, by default after three minutes.
-    """
-    with one("-rabbit", "dead_letter_worker_publisher_confirm_timeout", "1000") as node:
-        yield node
 
 
 @pytest.fixture

@@ -19,6 +19,11 @@ from tests.services import RABBITMQ, rabbitmq_node
 
 FRESH_COUNTS: Final = ("-rabbit", "quorum_tick_interval", "100")
 """Milliseconds after which a quorum queue's counts are counted again."""
+IMPATIENT: Final = ("-rabbit", "dead_letter_worker_publisher_confirm_timeout", "1000")
+"""Milliseconds after which a dead letter is sent again that did not arrive, instead of three minutes.
+
+What has waited long enough in a quorum queue may be due before the queue is there, or has a leader, where it goes next.
+"""
 LOW_MEMORY: Final = """
 Mark = vm_memory_monitor:get_vm_memory_high_watermark(),
 vm_memory_monitor:set_vm_memory_high_watermark({absolute, 1}),
@@ -52,12 +57,6 @@ class _Row(msgspec.Struct):
     messages_ready: int
     messages_unacknowledged: int
     type: str
-
-
-class _Status(msgspec.Struct):
-    """The part of a cluster's status that is used here."""
-
-    running_nodes: list[str]
 
 
 class _Led(msgspec.Struct):
@@ -122,10 +121,6 @@ class Node:
         """The name of the node that leads this quorum queue."""
         rows = msgspec.json.decode(self._list("list_queues", *_Led.__struct_fields__), type=list[_Led])
         return next(row.leader for row in rows if row.name == queue)
-
-    def running(self) -> set[str]:
-        """The names of its cluster's nodes that it knows to run."""
-        return set(msgspec.json.decode(self._list("cluster_status"), type=_Status).running_nodes)
 
     def _list(self, *arguments: str) -> str:
         return self.ctl(*arguments, "--formatter", "json")

@@ -9,7 +9,7 @@ import aio_pika
 import pytest
 from aio_pika.abc import AbstractChannel, AbstractQueue
 
-from tests.rmq.node import Cluster, Node, Queue, one
+from tests.rmq.node import Node, Queue, one
 from tests.servers import ProgramFailed
 
 PATIENCE: Final = 20.0
@@ -99,23 +99,3 @@ async def test_a_killed_node_comes_back_with_its_queues_and_what_was_confirmed(n
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel()
         assert await bodies(await channel.declare_queue("kept", passive=True), 1) == [b"text"]
-
-
-async def test_a_cluster_keeps_what_was_confirmed_when_a_queues_leader_is_killed(cluster: Cluster) -> None:
-    names = {node.name for node in cluster.nodes}
-    assert cluster.nodes[0].running() == names
-    async with await aio_pika.connect(cluster.nodes[0].url) as connection:
-        channel = await connection.channel()
-        await channel.declare_queue("kept", durable=True, arguments={"x-queue-type": "quorum"})
-        await publish(channel, "kept")
-    leader = cluster.leader("kept")
-    assert leader is not None
-    leader.server.kill()
-    other = next(node for node in cluster.nodes if node is not leader)
-    await until(lambda: cluster.leader("kept") not in (leader, None))
-    async with await aio_pika.connect(other.url) as connection:
-        channel = await connection.channel()
-        assert await bodies(await channel.get_queue("kept", ensure=False), 1) == [b"text"]
-    assert other.running() == names - {leader.name}
-    leader.server.start()
-    await until(lambda: other.running() == names)
