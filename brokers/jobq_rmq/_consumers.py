@@ -26,6 +26,7 @@ _PRIORITY: Final[dict[Band, int]] = {
     "high": DEFAULT_PRIORITY + 1,
     "normal": DEFAULT_PRIORITY,
     "low": DEFAULT_PRIORITY - 1,
+    "suspects": DEFAULT_PRIORITY,
 }
 
 log = logging.getLogger("jobq.rmq")
@@ -197,7 +198,8 @@ class Consumers:
     async def _start(self, line: Line, queue: str, band: Band) -> None:
         read = partial(stored, queue=queue, priority=_PRIORITY[band])
         name = self._topology.ready(queue, band)
-        receiver = await self._receive(line, name, read, self._arrive, self._prefetch)
+        prefetch = 1 if band == "suspects" else self._prefetch  # whoever dies with one takes no other along
+        receiver = await self._receive(line, name, read, self._arrive, prefetch)
         if receiver is not None:
             with self._lock:
                 self._receivers[queue, band] = receiver

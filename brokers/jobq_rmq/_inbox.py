@@ -4,13 +4,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, KeysView
 from dataclasses import dataclass, field
 
-from jobq.model import SUSPECT_AFTER
 from jobq_rmq._receiver import Arrival
 from jobq_rmq._topology import BANDS, Band, band_of
-
-
-def _no_arrivals() -> deque[Arrival]:
-    return deque()
 
 
 def _empty_bands() -> dict[Band, deque[Arrival]]:
@@ -22,29 +17,33 @@ class Inbox:
     """What has arrived from one queue of jobs, the first band first."""
 
     bands: dict[Band, deque[Arrival]] = field(default_factory=_empty_bands)
-    suspects: deque[Arrival] = field(default_factory=_no_arrivals)
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits, not even a suspect."""
-        return not self.suspects and not any(self.bands.values())
+        return not any(self.bands.values())
+
+    @property
+    def suspects(self) -> deque[Arrival]:
+        """Those that are run one at a time."""
+        return self.bands["suspects"]
 
     def add(self, arrival: Arrival) -> None:
-        """Make it the last of its band, or of the suspects."""
+        """Make it the last of its band."""
         self._line(arrival).append(arrival)
 
     def add_first(self, arrival: Arrival) -> None:
-        """Make it the first of its band, or of the suspects."""
+        """Make it the first of its band."""
         self._line(arrival).appendleft(arrival)
 
     def pop(self) -> Arrival | None:
         """The next one, which is no suspect."""
-        return next((waiting.popleft() for waiting in self.bands.values() if waiting), None)
+        return next((line.popleft() for band, line in self.bands.items() if line and band != "suspects"), None)
 
     def take_all(self, wanted: Callable[[Arrival], bool]) -> list[Arrival]:
         """All that are wanted."""
         taken = [arrival for arrival in self.all() if wanted(arrival)]
-        for waiting in (*self.bands.values(), self.suspects):
+        for waiting in self.bands.values():
             kept = [arrival for arrival in waiting if not wanted(arrival)]
             waiting.clear()
             waiting.extend(kept)
@@ -52,11 +51,11 @@ class Inbox:
 
     def all(self) -> list[Arrival]:
         """Suspects, too."""
-        return [arrival for waiting in (*self.bands.values(), self.suspects) for arrival in waiting]
+        return [arrival for waiting in self.bands.values() for arrival in waiting]
 
     def _line(self, arrival: Arrival) -> deque[Arrival]:
         stored = arrival.stored
-        return self.suspects if len(stored.crashes) >= SUSPECT_AFTER else self.bands[band_of(stored.priority)]
+        return self.bands[band_of(stored.priority, len(stored.crashes))]
 
 
 class Inboxes:

@@ -84,13 +84,13 @@ def stored_with_holder(properties: Properties, body: bytes) -> Stored:
 
 def new(topology: Topology, job: Job, delay: float) -> Message:
     """The first message of a job that is due in `delay` seconds."""
-    destination = topology.destination(job.queue, band_of(job.priority))
+    destination = topology.destination(job.queue, band_of(job.priority, 0))
     return _delayed(topology, Message(topology.jobs, destination, job.queue, job.id, encode_job(job), {}), delay)
 
 
 def again(topology: Topology, old: Stored, *, queue: str, trail: Trail | None, delay: float) -> Message:
     """The message of its next run."""
-    destination = topology.destination(queue, band_of(old.priority))
+    destination = topology.destination(queue, band_of(old.priority, len(old.crashes)))
     message = Message(topology.jobs, destination, queue, old.id, old.body, _headers(old, trail))
     return _delayed(topology, message, delay)
 
@@ -108,7 +108,7 @@ def copy(topology: Topology, old: Stored) -> Message:
 
 def handed_over(topology: Topology, old: Stored, holder: str) -> Message:
     """The message of a job that is running, to the process that runs it."""
-    key = topology.home(holder, old.queue, band_of(old.priority))
+    key = topology.home(holder, old.queue, band_of(old.priority, len(old.crashes)))
     headers = _headers(old, None) | {_HELD: f"{old.priority} {old.queue}"}
     return Message(topology.holds, key, old.queue, old.id, old.body, headers)
 

@@ -12,17 +12,20 @@ from typing import Final, Literal
 
 from pamqp.common import FieldValue
 
-from jobq.model import DEFAULT_PRIORITY
+from jobq.model import DEFAULT_PRIORITY, SUSPECT_AFTER
 from jobq_rmq import _delay
 
 Kind = Literal["quorum", "classic"]
-Band = Literal["high", "normal", "low"]
+Band = Literal["high", "normal", "low", "suspects"]
 Delays = Literal["ttl", "plugin"]
 """What waits: the ladder of queues, or the exchange of the plug-in, and the ladder only where that cannot."""
 Arguments = dict[str, FieldValue]
 
-BANDS: Final[tuple[Band, ...]] = ("high", "normal", "low")
-"""Priorities 4 and 3, 2, 1 and 0; each has a queue of its own, for RabbitMQ's own priorities differ by version."""
+BANDS: Final[tuple[Band, ...]] = ("high", "normal", "low", "suspects")
+"""Priorities 4 and 3, 2, 1 and 0; each has a queue of its own, for RabbitMQ's own priorities differ by version.
+
+Suspects have one, too: a process is sent one of them at a time, so that a killer takes no others along.
+"""
 _MOST_DELIVERIES: Final = 1000
 """A backstop: what was given back so often, by whomever, without ever ending, is dead-lettered."""
 _HANDED_OVER: Final = 10_000
@@ -65,8 +68,10 @@ class Binding:
 Entity = Exchange | Queue | Binding
 
 
-def band_of(priority: int) -> Band:
-    """The band of jobs with this priority."""
+def band_of(priority: int, crashes: int) -> Band:
+    """The band of jobs with this priority that were lost so often with a worker."""
+    if crashes >= SUSPECT_AFTER:
+        return "suspects"
     if priority == DEFAULT_PRIORITY:
         return "normal"
     return "high" if priority > DEFAULT_PRIORITY else "low"

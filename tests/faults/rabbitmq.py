@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 PATIENCE: Final = 20.0
 TAP: Final = "tap"
-BANDS: Final = ("high", "normal", "low")
+BANDS: Final = ("high", "normal", "low", "suspects")
 LEVELS: Final = 31
 PER_DEATH: Final = 5
 """Jobs that a worker may be about to retry when it is killed."""

@@ -6,6 +6,7 @@ import pytest
 
 from jobq.registry import Task
 from tests.faults.app import crash, leave, nap
+from tests.faults.conftest import everywhere
 from tests.faults.field import Field, Program, until
 
 INNOCENTS = 20
@@ -26,6 +27,7 @@ def judge(field: Field, killer: str, innocents: list[str]) -> None:
     assert set(innocents) == field.ledger.ended()
 
 
+@everywhere
 @pytest.mark.parametrize("task", [leave, crash], ids=["os._exit", "a-segmentation-fault"])
 async def test_a_killer_dies_after_three_runs_and_takes_no_innocent_along(field: Field, task: Task[..., Any]) -> None:
     innocents = await field.enqueue(nap, 0.1, count=INNOCENTS // 2)

@@ -63,7 +63,7 @@ def users(patient: Node) -> Iterator[dict[str, str]]:
     prefix = rf"^t{os.getpid()}-\d+\."
     rights = {
         "maker": Rights(prefix, prefix, prefix),
-        "runner": Rights("^$", rf"{prefix}(jobs|dlx|delay\..*)$", rf"{prefix}(high|normal|low)\."),
+        "runner": Rights("^$", rf"{prefix}(jobs|dlx|delay\..*)$", rf"{prefix}(high|normal|low|suspects)\."),
         "producer": Rights("^$", rf"{prefix}(jobs|delay\..*)$", "^$"),
         "nobody": Rights("^$", "^$", "^$"),
     }

@@ -133,4 +133,8 @@ def test_each_level_waits_twice_as_long_as_the_one_below() -> None:
 
 
 def test_priorities_fold_to_three_bands() -> None:
-    assert [band_of(priority) for priority in range(5)] == ["low", "low", "normal", "high", "high"]
+    assert [band_of(priority, 1) for priority in range(5)] == ["low", "low", "normal", "high", "high"]
+
+
+def test_suspects_have_a_band_of_their_own_whatever_their_priority() -> None:
+    assert {band_of(priority, 2) for priority in range(5)} == {"suspects"}

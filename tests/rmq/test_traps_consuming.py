@@ -20,7 +20,7 @@ from jobq.model import Beat, Claim, Done, WorkerInfo
 from jobq.worker import Worker
 from jobq_rmq import RmqBroker, _frames
 from jobq_rmq._receiver import Receiver
-from jobq_rmq._topology import Kind
+from jobq_rmq._topology import BANDS, Kind
 from tests.rmq.node import Node
 from tests.rmq.tools import KINDS, Space, claim, collect, drain, lease, put, soon, space_on
 
@@ -202,7 +202,7 @@ async def test_pausing_and_going_on_leaves_no_channels_behind(space: Space) -> N
             await soon_claimed(broker)
             await claim(broker, queues=(), limit=0)
         await claim(broker)
-        await soon(lambda: len(consumers._link.now.channels) <= 4)
+        await soon(lambda: len(consumers._link.now.channels) <= 1 + len(BANDS))
 
 
 async def soon_claimed(broker: RmqBroker) -> None:
@@ -247,7 +247,7 @@ async def test_a_channel_that_is_closed_alone_costs_no_job_a_second_run(
         for receiver in [*engine._consumers._receivers.values()]:
             # an acknowledgement of what was never delivered: the server closes the channel
             home.loop.call_soon_threadsafe(confuse, receiver)
-        await soon(lambda: caplog.text.count("no longer came in") == 3)
+        await soon(lambda: caplog.text.count("no longer came in") == len(BANDS))
         await client.perform_async(note, "b")
         await soon(lambda: "b" in runs)
         go.set()

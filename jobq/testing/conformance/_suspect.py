@@ -1,7 +1,7 @@
 """Jobs whose workers keep dying."""
 
 from jobq.broker import Capability
-from jobq.model import SUSPECT_AFTER, Delivery, Released
+from jobq.model import SUSPECT_AFTER, Again, Delivery, Released
 from jobq.testing.conformance._bench import SOON, Bench, Hand, Promises, done, ids
 
 
@@ -27,16 +27,19 @@ class SuspectPromises(Promises):
         await make_suspects(bench, "a", "b")
         await bench.put("c", queue="other")
         worker = await bench.worker()
-        first = ids(await worker.claim(9, "default", "other", suspects=True, least=2))
-        assert sorted(first) == ["a", "c"]
-        assert ids(await worker.claim(9, "default", "other", suspects=True)) == ["b"]
+        first = await worker.claim(9, "default", "other", suspects=True, least=2)
+        assert len(first) == 2
+        await worker.settle(*done(*first))
+        second = await worker.claim(9, "default", "other", suspects=True, least=1)
+        assert sorted(ids([*first, *second])) == ["a", "b", "c"]
 
     async def test_a_suspect_that_was_lost_on_the_way_is_the_one_of_the_repeated_turn(self, bench: Bench) -> None:
         await make_suspects(bench, "a", "b")
         await bench.put("c")
         worker = await bench.worker()
         await worker.lose_turn(limit=1, suspects=True)
-        assert ids(await worker.claim(3, suspects=True)) == ["a", "c"]
+        suspect, other = ids(await worker.claim(3, suspects=True))
+        assert (suspect in {"a", "b"}, other) == (True, "c")
 
     async def test_a_suspect_comes_with_others_and_within_the_limit(self, bench: Bench) -> None:
         await make_suspects(bench, "a")
@@ -96,6 +99,10 @@ async def make_suspects(bench: Bench, *names: str) -> dict[str, list[Delivery]]:
 
 
 async def _come_back(worker: Hand, count: int) -> None:
-    """Wait until a server has noticed that a connection is gone, and these suspects can be claimed."""
-    suspects = [await worker.claim_one(suspects=True) for _ in range(count)]
-    await worker.settle(*(Released(suspect.job.id, suspect.epoch) for suspect in reversed(suspects)))
+    """Wait until a server has noticed that a connection is gone, and these suspects can be claimed.
+
+    Each goes to the end of its queue, since a broker may have no other for who holds one.
+    """
+    for _ in range(count):
+        suspect = await worker.claim_one(suspects=True)
+        await worker.settle(Again(suspect.job.id, suspect.epoch, suspect.trail))
