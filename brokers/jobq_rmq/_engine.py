@@ -25,6 +25,7 @@ from jobq.model import (
 )
 from jobq_rmq import _messages
 from jobq_rmq._consumers import Consumers
+from jobq_rmq._graves import Graves
 from jobq_rmq._held import Ledger
 from jobq_rmq._publisher import Publisher
 from jobq_rmq._receiver import Arrival
@@ -51,6 +52,7 @@ class Engine:
         self._ledger = Ledger()
         self._consumers = Consumers(target, self._topology, self._lock, self._is_known, self._ledger.detach)
         self._settler = Settler(self._topology, self._lock, self._publisher, self._consumers, self._ledger)
+        self.graves = Graves(target, self._topology, self._publisher)
         self._stamps = Stamps()
         self._workers: dict[str, WorkerInfo] = {}
         self._claiming = set[str]()

@@ -48,6 +48,13 @@ def unpublished(exc: BaseException, url: str) -> BrokerError:
     return OutcomeUnknown(f"RabbitMQ at {url} did not confirm a job ({reason(exc)}); it may have stored it or not")
 
 
+def unreachable_dead(exc: BaseException, url: str) -> BrokerError:
+    """What it means that the dead letters could not be reached, or no longer."""
+    if isinstance(exc, ChannelAccessRefused):
+        return BrokerRefused(f"RabbitMQ at {url} does not let this user at the dead jobs ({_said(exc)})")
+    return BrokerUnavailable(f"RabbitMQ at {url} was lost among the dead jobs ({reason(exc)}); none is lost. Try again")
+
+
 def reason(exc: BaseException) -> str:
     """The operating system's words for `exc`, or the driver's."""
     if isinstance(exc, TimeoutError):

@@ -20,6 +20,9 @@ _METHOD, _HEADER, _BODY, _PULSE_KIND = 1, 2, 3, 8
 """The kinds of frames that there are."""
 _END: Final = 0xCE
 _DELIVER: Final = struct.pack(">HH", 60, 60)
+_GET_OK: Final = struct.pack(">HH", 60, 71)
+_GET_EMPTY: Final = struct.pack(">HH", 60, 72)
+_TAG: Final = struct.Struct(">Q?")
 _ACK: Final = struct.Struct(">BHIHHQBB")
 _SIZES: Final = struct.Struct(">HHQ")
 _HEARTBEAT: Final = struct.pack(">BHIB", _PULSE_KIND, 0, 0, _END)
@@ -77,6 +80,25 @@ class Intake:
             self._message = None
             self._on_message(message)
         return True
+
+
+class Answers(Intake):
+    """The same for messages that were asked for one by one; `on_none` is called for each question without an answer."""
+
+    def __init__(self, on_message: OnMessage, on_none: Callable[[], None]) -> None:
+        super().__init__(on_message)
+        self._on_none = on_none
+
+    def take(self, kind: int, payload: bytes) -> bool:
+        """Whether this frame was part of an answer."""
+        if kind == _METHOD and payload.startswith(_GET_OK):
+            tag, redelivered = _TAG.unpack_from(payload, len(_GET_OK))
+            self._message = Raw(tag, redelivered=redelivered)
+            return True
+        if kind == _METHOD and payload.startswith(_GET_EMPTY):
+            self._on_none()
+            return True
+        return super().take(kind, payload)
 
 
 class Wire(asyncio.StreamReaderProtocol):

@@ -1,7 +1,7 @@
 """An app under test: a client and a worker on the memory broker, and a clock that only the test moves."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,9 +12,10 @@ from typing import Any, Final, Self
 import msgspec
 
 from jobq.app import App
-from jobq.broker import Broker, Capability
+from jobq.broker import Broker, Capability, DeadLetters
 from jobq.client import Client, JobHandle
 from jobq.clock import SYSTEM_CLOCK
+from jobq.codec import encode_job
 from jobq.model import (
     Again,
     Answer,
@@ -22,6 +23,7 @@ from jobq.model import (
     Cancelled,
     Claim,
     Dead,
+    DeadJob,
     Done,
     Fate,
     Job,
@@ -31,7 +33,6 @@ from jobq.model import (
     Stamp,
     Swept,
     Token,
-    Trail,
     Turn,
     WorkerInfo,
 )
@@ -40,11 +41,12 @@ from jobq.registry import Task
 from jobq.testing._clock import ManualClock
 from jobq.worker import Worker
 
-__all__ = ["DeadJob", "Enqueued", "JobState", "Jobs", "running"]
+__all__ = ["Enqueued", "JobState", "Jobs", "running"]
 
 PATIENCE: Final = 0.1
 TIMEOUT: Final = 5.0
 _AGES: Final = 1e9
+_ALL: Final = 1 << 30
 _SLICE: Final = 1.0
 _EXIT_STEP: Final = 0.02
 
@@ -69,20 +71,6 @@ class Enqueued:
     kwargs: Mapping[str, Any]
     delay: float
     """Seconds from when it was enqueued until it is due."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeadJob:
-    """A job that will not run again. `trail` has its attempts, its failure and its history."""
-
-    job: Job
-    trail: Trail
-
-    @property
-    def error(self) -> str:
-        """The kind of its last error and what it said."""
-        failure = self.trail.failure
-        return "" if failure is None else f"{failure.kind}: {failure.message}"
 
 
 class Jobs:
@@ -257,6 +245,11 @@ class _Ledger:
     def capabilities(self) -> Capability:
         return self._broker.capabilities
 
+    @property
+    def dead_letters(self) -> DeadLetters | None:
+        inner = self._broker.dead_letters
+        return None if inner is None else _DeadLetters(inner, self._rise)
+
     def twin(self) -> Broker | None:
         return self._broker.twin()
 
@@ -349,12 +342,35 @@ class _Ledger:
                 self._due[outcome.id] = self._clock.time() + delay
             case Dead(trail=trail):
                 self._ends[outcome.id] = JobState.DEAD
-                self.dead.append(DeadJob(job, trail))
+                self.dead.append(DeadJob(job, encode_job(job), trail, died=self._clock.time()))
             case Done():
                 self._ends[outcome.id] = JobState.DONE
             case Cancelled():
                 self._ends[outcome.id] = JobState.CANCELLED
 
+    def _rise(self, jobs: Collection[DeadJob]) -> None:
+        """These were dead, and are ready."""
+        now = self._clock.time()
+        for dead in jobs:
+            self._due[dead.id] = now
+            self._queues[dead.queue] = None
+        self._stir()
+
     def _stir(self) -> None:
         self.hint.set()
         self.moved.set()
+
+
+class _DeadLetters:
+    """Those of the broker; `rise` is told what was put back."""
+
+    def __init__(self, inner: DeadLetters, rise: Callable[[Collection[DeadJob]], None]) -> None:
+        self._inner = inner
+        self._rise = rise
+        self.count, self.peek, self.pop, self.purge = inner.count, inner.peek, inner.pop, inner.purge
+
+    async def replay(self, queue: str, limit: int | None = None, ids: Collection[str] | None = None) -> int:
+        chosen = [dead for dead in await self.peek(queue, _ALL) if ids is None or dead.id in ids][:limit]
+        replayed = await self._inner.replay(queue, limit, ids)
+        self._rise(chosen)
+        return replayed

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 from jobq import App
 from jobq._ids import new_id
-from jobq.broker import Broker, Capability
+from jobq.broker import Broker, Capability, DeadLetters
 from jobq.errors import BrokerUnavailable, OutcomeUnknown
 from jobq.model import Answer, Beat, Claim, Job, Orders, Outcome, Stamp, Swept, Turn, WorkerInfo
 from jobq.testing import ManualClock
@@ -99,6 +99,10 @@ class Faulty:
     @property
     def capabilities(self) -> Capability:
         return self._broker.capabilities
+
+    @property
+    def dead_letters(self) -> DeadLetters | None:
+        return self._broker.dead_letters
 
     def twin(self) -> Broker | None:
         twin = self._broker.twin()
