@@ -171,7 +171,7 @@ class DeadLetters(Protocol):
         ...
 
     async def pop(self, queue: str, limit: int) -> Sequence[DeadJob]:
-        """Take up to `limit` (at most `MAX_PEEK`) of them away. What is in doubt, after a lost reply, may come again."""
+        """Take up to `limit` (at most `MAX_PEEK`) of them away. What a lost reply leaves in doubt may come again."""
         ...
 
     async def purge(self, queue: str) -> int:

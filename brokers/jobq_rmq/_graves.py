@@ -66,9 +66,10 @@ class Graves:
         """Take up to `limit` away."""
         async with self._open(queue) as grave:
             letters = await grave.get(limit)
-            for some in _portions(letters):
-                grave.forget(some)
-                await grave.settle()
+            with suppress(*BROKEN):  # from here on they are the caller's
+                for some in _portions(letters):
+                    grave.forget(some)
+                    await grave.settle()
             return [letter.dead for letter in letters]
 
     async def purge(self, queue: str) -> int:
@@ -109,9 +110,11 @@ class Graves:
             line = await link.get()
             channel = await open_channel(line, self._target)
             grave = _Grave(line, channel, queue, self._topology.dead(queue), self._target.timeout)
-            yield grave
-            with suppress(*BROKEN):
-                await grave.leave()
+            try:
+                yield grave
+            finally:
+                with suppress(*BROKEN):
+                    await grave.leave()
         except BrokerError:  # some of which are broken connections
             raise
         except BROKEN as exc:
@@ -135,7 +138,7 @@ class _Grave:
         """The tags of what was got and not forgotten, in their order."""
         self._unanswered = 0
         self._wire.intakes[channel.number] = Answers(self._on_message, self._on_answer)
-        cast("Any", channel).closing.add_done_callback(lambda _: self._changed.set())
+        cast("Any", channel).closing.add_done_callback(self._on_end)
 
     async def count(self) -> int:
         """How many are in the queue; none if there is no queue."""
@@ -155,7 +158,8 @@ class _Grave:
 
     async def get(self, count: int) -> list[_Letter]:
         """The next `count`, or those that there are."""
-        return await self._ask(min(count, await self.count()))
+        there = min(count, await self.count())
+        return await self._ask(there) if there else []
 
     async def _ask(self, count: int) -> list[_Letter]:
         self._letters, self._unanswered = [], count
@@ -209,6 +213,9 @@ class _Grave:
         self._letters.append(_Letter(raw.tag, dead))
         self._held[raw.tag] = None
         self._on_answer()
+
+    def _on_end(self, _: object) -> None:
+        self._changed.set()
 
     def _on_answer(self) -> None:
         self._unanswered -= 1

@@ -24,8 +24,8 @@ BANDS: Final[tuple[Band, ...]] = ("high", "normal", "low")
 _MOST_DELIVERIES: Final = 1000
 """A backstop: what was given back so often, by whomever, without ever ending, is dead-lettered."""
 _NO_LIMIT: Final = (1 << 31) - 1
-"""-1 means that only to RabbitMQ 4; RabbitMQ 3 takes it for a number that is always passed, and drops what is given back.
-With any limit it gives back to where it was, and without one to the end."""
+"""-1 means that to RabbitMQ 4 only: RabbitMQ 3 takes it for a number that is always passed, and drops what is given
+back. With any limit it gives back to where it was, and without one to the end."""
 _LONGEST_NAME: Final = 160
 """Bytes; a delay and a prefix have to fit beside it into a routing key, which has 255."""
 

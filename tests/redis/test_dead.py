@@ -23,7 +23,7 @@ async def test_a_dead_job_keeps_its_blob_trail_and_crashes_byte_for_byte(
     assert decode_trail(await redis.hget(f"{base}dead-trails", "a")) == TRAIL
     crashes = decode_crashes(await redis.hget(f"{base}dead-crashes", "a"))
     assert [crash.epoch for crash in crashes] == [lost.epoch]
-    assert await redis.zrange(f"{base}dead", 0, -1) == [b"a"]
+    assert await redis.zrange(f"{base}dead:q", 0, -1) == [b"a"]
     for left in ("jobs", "trails", "crashes"):
         assert not await redis.hexists(f"{base}{left}", "a")
 
@@ -43,5 +43,5 @@ async def test_a_dead_job_that_is_not_to_be_kept_leaves_nothing_alone_and_beside
     await claim(broker, *mixed, limit=0)
     for key in ("dead-jobs", "dead-trails"):
         assert await redis.hkeys(f"{base}{key}") == [b"c"]
-    assert await redis.zrange(f"{base}dead", 0, -1) == [b"c"]
+    assert await redis.zrange(f"{base}dead:default", 0, -1) == [b"c"]
     assert await redis.hkeys(f"{base}jobs") == [b"d"]
