@@ -1,9 +1,10 @@
-"""Replays the dead jobs of a broker's default queue, and stops dead when the first are confirmed and not yet forgotten."""
+"""Replays the dead jobs of the queue `default`, and stops when the first are confirmed and not yet forgotten."""
 
 import asyncio
 import sys
 import threading
 from collections.abc import Sequence
+from typing import Any, cast
 
 from jobq_rmq import RmqBroker, _graves
 
@@ -14,7 +15,7 @@ def stop(_grave: object, letters: Sequence[object]) -> None:
 
 
 async def main() -> None:
-    _graves._Grave.forget = stop  # type: ignore[method-assign] # pyright: ignore[reportPrivateUsage]
+    cast("Any", _graves._Grave).forget = stop
     async with RmqBroker(sys.argv[1]) as broker:
         await broker.dead_letters.replay("default")
 

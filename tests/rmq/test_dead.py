@@ -1,4 +1,4 @@
-"""Dead jobs on a server that has only queues: replays that are cut short, what the server itself gives up, and order."""
+"""Dead jobs on a server that has only queues: replays that are cut short, what the server gives up, and order."""
 
 import asyncio
 import subprocess
@@ -128,7 +128,9 @@ async def test_what_others_put_among_the_dead_hides_nothing(space: Space) -> Non
     async with opened(space, "classic") as (broker, letters):
         await bury(broker, "a")
         await space.publish("dlx", "default", b"")
-        await space.publish("dlx", "default", GARBAGE, headers={"x-death": "yes", "jobq-trail": "{", "jobq-crashes": "{"})
+        await space.publish(
+            "dlx", "default", GARBAGE, headers={"x-death": "yes", "jobq-trail": "{", "jobq-crashes": "{"}
+        )
         await space.publish("dlx", "default", envelope("b"), correlation_id="b", headers={"x-death": [1, {}]})
         looks = [names(await letters.peek("default", 10)) for _ in range(2)]
         assert looks[0] == looks[1]

@@ -196,7 +196,12 @@ def test_a_dead_message_without_an_id_is_called_by_its_content() -> None:
 
 
 def test_a_dead_job_goes_back_to_its_queue_by_its_priority_with_a_new_trail() -> None:
-    headers = {"jobq-trail": '{"attempt":3,"parked":1.5}', "jobq-crashes": '[[1,2.0,"w"]]', "jobq-eta": "5", "CC": ["x"]}
+    headers = {
+        "jobq-trail": '{"attempt":3,"parked":1.5}',
+        "jobq-crashes": '[[1,2.0,"w"]]',
+        "jobq-eta": "5",
+        "CC": ["x"],
+    }
     message = _messages.back(TOPOLOGY, buried(headers=headers))
     assert (message.exchange, message.key, message.queue, message.job) == ("p.jobs", "high.mail", "mail", "j")
     assert message.headers.keys() == {"jobq-trail"}
