@@ -4,15 +4,18 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from jobq.broker import DeadLetters
+from jobq.errors import BrokerUnavailable
 from jobq.model import MAX_PEEK, Dead, DeadJob, Event, Failure, Happening, Trail
 from jobq_rmq import RmqBroker
 from jobq_rmq._topology import Kind
+from tests.proxy import Proxy
 from tests.rmq.node import Node
 from tests.rmq.tools import KINDS, PATIENCE, WORKER, Space, claim, drain, envelope, lease, put, space_on, until
 
@@ -183,6 +186,36 @@ async def test_what_the_server_gives_up_by_its_own_limits_can_be_replayed(patien
         await space.has("dead.default", 1)
         [dead] = await letters.peek("default", 1)
         assert (dead.id, dead.reason) == ("b", "maxlen")
+
+
+async def test_a_connection_that_breaks_in_the_middle_of_a_replay_loses_no_job(space: Space) -> None:
+    login, _, place = space.server.removeprefix("amqp://").rstrip("/").rpartition("@")
+    host, _, port = place.partition(":")
+    async with Proxy(host, int(port)) as proxy:
+        server = f"amqp://{login}@127.0.0.1:{proxy.port}/"
+        async with RmqBroker(space.url("quorum", server, timeout=1)) as broker:
+            await bury(broker, *numbers(100))
+            for harm in (proxy.cut, proxy.blackhole):
+                proxy.delay(10)
+                before = await space.ready()
+                replay = asyncio.ensure_future(broker.dead_letters.replay("default"))
+                await until(partial(is_under_way, space, before, replay))
+                harm()
+                with suppress(BrokerUnavailable):
+                    await replay
+                proxy.heal()
+    async with opened(space, "quorum") as (broker, letters):
+        ran = set(await drain(broker))
+        assert ran
+        await until(lambda: are_dead(letters, set(numbers(100)) - ran))
+
+
+async def is_under_way(space: Space, before: int, replay: "asyncio.Future[int]") -> bool:
+    return replay.done() or await space.ready() > before
+
+
+async def are_dead(letters: DeadLetters, names: set[str]) -> bool:
+    return names <= {dead.id for dead in await letters.peek("default", MAX_PEEK)}
 
 
 async def set_limit(node: Node, space: Space, definition: str) -> None:

@@ -1,11 +1,13 @@
 """What can be done with dead jobs."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 import pytest
 
-from jobq.broker import Capability, DeadLetters
+from jobq.broker import Broker, Capability, DeadLetters
+from jobq.clock import SYSTEM_CLOCK
 from jobq.errors import JobqError
 from jobq.model import MAX_PEEK, Again, Dead, DeadJob, Event, Failure, Happening, Released, Trail
 from jobq.testing.conformance._bench import GUARD, SOON, Bench, Hand, Promises, ids, job
@@ -37,7 +39,28 @@ async def bury(bench: Bench, *names: str, queue: str = "default", trail: Trail =
     return worker
 
 
-def names_of(jobs: list[DeadJob]) -> list[str]:
+async def bury_all(bench: Bench, names: Sequence[str]) -> Hand:
+    """Let these jobs die at once, in the hands of the worker that is returned."""
+    await bench.put(*names)
+    worker = await bench.worker("undertaker")
+    found = await worker.claim(least=len(names))
+    assert await worker.settle(*(Dead(delivery.job.id, delivery.epoch, TRAIL) for delivery in found)) == []
+    return worker
+
+
+async def asleep(broker: Broker) -> None:
+    """Return when a wait lasts as long as it may: what was hinted at before is used up."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(GUARD):
+        began = loop.time()
+        while True:
+            await broker.wait(["default"], _MOMENT)
+            if loop.time() - began >= _MOMENT:
+                return
+            began = loop.time()
+
+
+def names_of(jobs: Sequence[DeadJob]) -> list[str]:
     return [dead.id for dead in jobs]
 
 
@@ -71,8 +94,8 @@ class DeadLetterPromises(Promises):
     async def test_the_first_to_die_is_shown_first_up_to_the_limit(self, bench: Bench) -> None:
         letters = letters_of(bench)
         await bury(bench, "c", "a", "b")
-        assert names_of(list(await letters.peek("default", 2))) == ["c", "a"]
-        assert names_of(list(await letters.peek("default", MAX_PEEK))) == ["c", "a", "b"]
+        assert names_of(await letters.peek("default", 2)) == ["c", "a"]
+        assert names_of(await letters.peek("default", MAX_PEEK)) == ["c", "a", "b"]
 
     async def test_what_is_replayed_begins_anew_with_its_history(self, bench: Bench) -> None:
         letters = letters_of(bench)
@@ -109,7 +132,7 @@ class DeadLetterPromises(Promises):
         worker = await bury(bench, "c", "a", "b")
         assert await letters.replay("default", 2) == 2
         assert await worker.drain(least=2) == ["c", "a"]
-        assert names_of(list(await letters.peek("default", 10))) == ["b"]
+        assert names_of(await letters.peek("default", 10)) == ["b"]
 
     async def test_one_may_be_replayed_by_its_id(self, bench: Bench) -> None:
         letters = letters_of(bench)
@@ -118,15 +141,12 @@ class DeadLetterPromises(Promises):
         assert await letters.replay("default", ids=["b", "d", "unknown"]) == 1
         assert await letters.replay("default", ids=[]) == 0
         assert await worker.drain(least=1) == ["b"]
-        assert names_of(list(await letters.peek("default", 10))) == ["a", "c"]
+        assert names_of(await letters.peek("default", 10)) == ["a", "c"]
 
     async def test_more_are_replayed_than_one_look_shows(self, bench: Bench) -> None:
         letters = letters_of(bench)
         names = [f"{number:03}" for number in range(2 * MAX_PEEK + 5)]
-        await bench.put(*names)
-        worker = await bench.worker()
-        found = {delivery.job.id: delivery for delivery in await worker.claim(least=len(names))}
-        await worker.settle(*(Dead(name, found[name].epoch, TRAIL) for name in names))
+        worker = await bury_all(bench, names)
         assert await letters.replay("default", ids=names[-2:]) == 2
         assert await letters.replay("default", MAX_PEEK + 1) == MAX_PEEK + 1
         assert await letters.replay("default") == len(names) - MAX_PEEK - 3
@@ -158,13 +178,26 @@ class DeadLetterPromises(Promises):
 
     async def test_a_replay_wakes_who_waits(self, bench: Bench) -> None:
         letters = letters_of(bench)
-        worker = await bury(bench, "a")
+        broker = await bench.connect(SYSTEM_CLOCK)
+        await (await bury(bench, "a")).beat(lease=0)  # it wants no more jobs
+        worker = await bench.worker(broker=broker)
         assert ids(await worker.claim()) == []
-        waiting = asyncio.ensure_future(bench.broker.wait(["default"], 3 * GUARD))
-        await asyncio.wait([waiting], timeout=SOON / 10)
+        await asleep(broker)
+        waiting = asyncio.ensure_future(broker.wait(["default"], 3 * GUARD))
+        await asyncio.wait([waiting], timeout=_MOMENT)
         await letters.replay("default")
         async with asyncio.timeout(GUARD):
             await waiting
+
+    async def test_two_replays_at_once_put_back_each_job_once(self, bench: Bench) -> None:
+        letters = letters_of(bench)
+        other = (await bench.connect()).dead_letters
+        assert other is not None
+        names = [f"{number:02}" for number in range(70)]
+        worker = await bury_all(bench, names)
+        counts = await asyncio.gather(letters.replay("default"), other.replay("default"))
+        assert sum(counts) == len(names)
+        assert sorted(await worker.drain(least=len(names))) == names
 
     async def test_what_dies_again_can_be_replayed_again(self, bench: Bench) -> None:
         letters = letters_of(bench)
@@ -193,7 +226,7 @@ class DeadLetterPromises(Promises):
         worker = await bury(bench, "a", "b", "c")
         [first] = await letters.pop("default", 1)
         assert (first.job, first.trail) == (job("a"), TRAIL)
-        assert names_of(list(await letters.pop("default", 10))) == ["b", "c"]
+        assert names_of(await letters.pop("default", 10)) == ["b", "c"]
         assert list(await letters.pop("default", 10)) == []
         assert await letters.count("default") == await letters.replay("default") == 0
         assert ids(await worker.claim()) == []
@@ -221,7 +254,7 @@ class DeadLetterPromises(Promises):
         letters = letters_of(bench)
         worker = await bury(bench, "a", "b")
         await bench.put("a")
-        assert names_of(list(await letters.peek("default", 10))) == ["b"]
+        assert names_of(await letters.peek("default", 10)) == ["b"]
         assert (await worker.claim_one()).trail == Trail()
 
     async def test_the_dead_of_a_closed_broker_cannot_be_reached(self, bench: Bench) -> None:
