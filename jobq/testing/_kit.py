@@ -1,7 +1,7 @@
 """An app under test: a client and a worker on the memory broker, and a clock that only the test moves."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -39,6 +39,7 @@ from jobq.model import (
 from jobq.plugins import open_broker
 from jobq.registry import Task
 from jobq.testing._clock import ManualClock
+from jobq.testing._dead import NotedDeadLetters
 from jobq.worker import Worker
 
 __all__ = ["Enqueued", "JobState", "Jobs", "running"]
@@ -46,7 +47,6 @@ __all__ = ["Enqueued", "JobState", "Jobs", "running"]
 PATIENCE: Final = 0.1
 TIMEOUT: Final = 5.0
 _AGES: Final = 1e9
-_ALL: Final = 1 << 30
 _SLICE: Final = 1.0
 _EXIT_STEP: Final = 0.02
 
@@ -248,7 +248,7 @@ class _Ledger:
     @property
     def dead_letters(self) -> DeadLetters | None:
         inner = self._broker.dead_letters
-        return None if inner is None else _DeadLetters(inner, self._rise)
+        return None if inner is None else NotedDeadLetters(inner, self._rise)
 
     def twin(self) -> Broker | None:
         return self._broker.twin()
@@ -359,18 +359,3 @@ class _Ledger:
     def _stir(self) -> None:
         self.hint.set()
         self.moved.set()
-
-
-class _DeadLetters:
-    """Those of the broker; `rise` is told what was put back."""
-
-    def __init__(self, inner: DeadLetters, rise: Callable[[Collection[DeadJob]], None]) -> None:
-        self._inner = inner
-        self._rise = rise
-        self.count, self.peek, self.pop, self.purge = inner.count, inner.peek, inner.pop, inner.purge
-
-    async def replay(self, queue: str, limit: int | None = None, ids: Collection[str] | None = None) -> int:
-        chosen = [dead for dead in await self.peek(queue, _ALL) if ids is None or dead.id in ids][:limit]
-        replayed = await self._inner.replay(queue, limit, ids)
-        self._rise(chosen)
-        return replayed
