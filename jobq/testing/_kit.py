@@ -14,7 +14,6 @@ import msgspec
 from jobq.app import App
 from jobq.broker import Broker, Capability, DeadLetters
 from jobq.client import Client, JobHandle
-from jobq.clock import SYSTEM_CLOCK
 from jobq.codec import encode_job
 from jobq.model import (
     Again,
@@ -38,7 +37,7 @@ from jobq.model import (
 )
 from jobq.plugins import open_broker
 from jobq.registry import Task
-from jobq.testing._clock import ManualClock
+from jobq.testing._clock import FrozenHere, ManualClock
 from jobq.testing._dead import NotedDeadLetters
 from jobq.worker import Worker
 
@@ -203,19 +202,6 @@ async def _end(worker: Worker, clock: ManualClock) -> None:
     while not (await asyncio.wait([end], timeout=_EXIT_STEP))[0]:
         clock.advance(_EXIT_STEP)
     end.result()
-
-
-class FrozenHere(ManualClock):
-    """Stands still on the loop that it was made on. The lease thread waits in real time: its lease lasts for ages."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._home = asyncio.get_running_loop()
-
-    async def wait(self, event: asyncio.Event, seconds: float | None) -> bool:
-        if asyncio.get_running_loop() is self._home:
-            return await super().wait(event, seconds)
-        return await SYSTEM_CLOCK.wait(event, seconds)
 
 
 class _Ledger:

@@ -13,7 +13,7 @@ from jobq.broker import Broker, Capability, DeadLetters
 from jobq.errors import BrokerUnavailable, OutcomeUnknown
 from jobq.model import Answer, Beat, Claim, Job, Orders, Outcome, Stamp, Swept, Turn, WorkerInfo
 from jobq.testing import ManualClock
-from jobq.testing._kit import FrozenHere
+from jobq.testing._clock import FrozenHere
 from jobq.worker import Worker
 from jobq_memory import MemoryBroker
 from jobq_memory._state import State
