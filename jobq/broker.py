@@ -19,15 +19,15 @@ priority first in, first out, and a job that comes back (due, released, reclaime
 become due in one step the earliest is first; of those released in one turn, or enqueued when already due, the last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import Flag, auto
 from types import TracebackType
 from typing import Protocol, Self
 
 from jobq.clock import Clock
-from jobq.model import Answer, Beat, Claim, Job, Orders, Outcome, Stamp, Swept, Turn, WorkerInfo
+from jobq.model import Answer, Beat, Claim, DeadJob, Job, Orders, Outcome, Stamp, Swept, Turn, WorkerInfo
 
-__all__ = ["Broker", "BrokerFactory", "Capability"]
+__all__ = ["Broker", "BrokerFactory", "Capability", "DeadLetters"]
 
 
 class Capability(Flag):
@@ -72,6 +72,11 @@ class Broker(Protocol):
     @property
     def capabilities(self) -> Capability:
         """What it can beyond the verbs."""
+        ...
+
+    @property
+    def dead_letters(self) -> "DeadLetters | None":
+        """The dead jobs, to be looked at and put back; None if it cannot."""
         ...
 
     def twin(self) -> "Broker | None":
@@ -137,6 +142,40 @@ class Broker(Protocol):
         `Crash` and goes back to the front of its queue, or from `SUSPECT_AFTER` crashes on to the queue's suspects;
         forgets what is too old to matter. Wakes sleeping workers. `host` selects the peers in the answer.
         """
+        ...
+
+
+class DeadLetters(Protocol):
+    """The dead jobs of a broker, for people and their tools; a worker never looks here.
+
+    Everything is about the jobs that died in one queue, the first one first. The framework calls nothing here by
+    itself, and nothing twice: after an `OutcomeUnknown`, look. A call may hide from others what it is at work on.
+    """
+
+    async def count(self, queue: str) -> int:
+        """How many there are."""
+        ...
+
+    async def peek(self, queue: str, limit: int) -> Sequence[DeadJob]:
+        """Up to `limit` (at most `MAX_PEEK`) of them, which stay where they are."""
+        ...
+
+    async def replay(self, queue: str, limit: int | None = None, ids: Collection[str] | None = None) -> int:
+        """Put back up to `limit` of those that are there now, or all; of `ids`, if given. Returns how many were.
+
+        They go to the back of the queue, in their order, with the same envelope, no crashes, and the trail that
+        `jobq.model.replayed` makes. Sleeping workers are woken. What dies again meanwhile is not put back again.
+        Wherever this ends, none is lost: each is dead or ready, or both, where no step of the server's covers two
+        queues.
+        """
+        ...
+
+    async def pop(self, queue: str, limit: int) -> Sequence[DeadJob]:
+        """Take up to `limit` (at most `MAX_PEEK`) of them away. What a lost reply leaves in doubt may come again."""
+        ...
+
+    async def purge(self, queue: str) -> int:
+        """Delete those that are there now. Returns how many."""
         ...
 
 

@@ -16,6 +16,7 @@ from jobq._signature import MAX_PAYLOAD
 from jobq.broker import Broker
 from jobq.clock import SYSTEM_CLOCK, Clock
 from jobq.codec import MAX_ENVELOPE
+from jobq.dead import DeadJobs
 from jobq.errors import BrokerError, BrokerUnavailable, ConfigError, JobqError, NotAllStored, NotATask, OutcomeUnknown
 from jobq.middleware import chain
 from jobq.model import MAX_CHUNK, Answer, Fate, Job
@@ -99,6 +100,12 @@ class Client:
         finally:
             await self._stack.aclose()
 
+    @property
+    def dead(self) -> DeadJobs:
+        """The jobs that will not run again: to be counted, looked at, put back, taken away, deleted."""
+        self._check_open()
+        return DeadJobs(self._broker)
+
     def hurry(self, seconds: float) -> None:
         """From now on let no call wait longer than `seconds`, be it under way already. Called by a worker that ends."""
         self._outbox.hurry(seconds)
@@ -148,9 +155,12 @@ class Client:
             raise NotATask(f"{task!r} is no task, so no worker would know it; decorate the function with @app.task")
         return task.signature.encode(args, kwargs, self._max_payload)
 
-    def _job(self, task: Task[..., Any], body: Raw, *, delay: float | None = None, due: float | None = None) -> Job:
+    def _check_open(self) -> None:
         if not self._open:
             raise ConfigError('this client is not open; use it as "async with app.client(url) as client:"')
+
+    def _job(self, task: Task[..., Any], body: Raw, *, delay: float | None = None, due: float | None = None) -> Job:
+        self._check_open()
         config, overrides = task.config, task.overrides
         return Job(
             id=overrides.id or new_id(),

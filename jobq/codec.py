@@ -11,7 +11,7 @@ from typing import Final, overload
 import msgspec
 
 from jobq.errors import DecodeError
-from jobq.model import NO_TRAIL, Crash, Delivery, Job, Trail
+from jobq.model import NO_TRAIL, Crash, DeadJob, Delivery, Job, Trail
 
 __all__ = [
     "MAX_DEPTH",
@@ -19,6 +19,7 @@ __all__ = [
     "Deliveries",
     "check_limits",
     "decode_crashes",
+    "decode_dead",
     "decode_delivery",
     "decode_job",
     "decode_trail",
@@ -80,6 +81,27 @@ def decode_delivery(
     except DecodeError as exc:
         raw = Job(id=id, task="", queue=queue, body=msgspec.Raw(bytes(envelope)))
         return Delivery(raw, epoch, malformed=str(exc))
+
+
+def decode_dead(
+    id: str,  # noqa: A002 - the field's name
+    envelope: bytes | memoryview,
+    *,
+    queue: str,
+    trail: bytes | None = None,
+    crashes: bytes | None = None,
+    died: float | None = None,
+    reason: str = "",
+) -> DeadJob:
+    """A dead job from what a broker stores; never raises: of what cannot be read, the rest is there."""
+    delivery = decode_delivery(id, envelope, epoch=0, queue=queue)
+    past, notes, malformed = NO_TRAIL, tuple[Crash, ...](), delivery.malformed
+    try:
+        past = decode_trail(trail)
+        notes = decode_crashes(crashes)
+    except DecodeError as exc:
+        malformed = malformed or str(exc)
+    return DeadJob(delivery.job, bytes(envelope), past, notes, died, reason, malformed)
 
 
 class Deliveries(Sequence[Delivery]):

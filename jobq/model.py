@@ -20,6 +20,8 @@ SUSPECT_AFTER: Final = 2
 HISTORY_LIMIT: Final = 20
 MAX_CHUNK: Final = 1000
 """The most jobs in one call of `Broker.enqueue`."""
+MAX_PEEK: Final = 100
+"""The most dead jobs that one call shows or takes away."""
 
 _EMPTY_BODY: Final = Raw(b"{}")
 
@@ -60,6 +62,9 @@ class Failure(Struct, frozen=True, gc=False, omit_defaults=True):
     message: str = ""
     traceback: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}" if self.message else self.kind
+
 
 class Happening(StrEnum):
     """What an `Event` in a job's history says happened."""
@@ -71,6 +76,7 @@ class Happening(StrEnum):
     CRASHED = "crashed"
     DEAD = "dead"
     CANCELLED = "cancelled"
+    REPLAYED = "replayed"
 
 
 class Event(Struct, frozen=True, gc=False, omit_defaults=True):
@@ -118,6 +124,44 @@ class Delivery(Struct, frozen=True, gc=False):
     trail: Trail = NO_TRAIL
     crashes: tuple[Crash, ...] = ()
     malformed: str | None = None
+
+
+class DeadJob(Struct, frozen=True, gc=False):
+    """A job that will not run again, as it is kept. `job.queue` is the queue in which it died.
+
+    `died` is when, None where nobody has noted it. `reason` is the word of a server that has given it up by itself,
+    for whatever it counts or limits. `malformed` is as in a `Delivery`; `envelope` is what is stored in any case.
+    """
+
+    job: Job
+    envelope: bytes
+    trail: Trail = NO_TRAIL
+    crashes: tuple[Crash, ...] = ()
+    died: float | None = None
+    reason: str = ""
+    malformed: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.job.id
+
+    @property
+    def task(self) -> str:
+        """The name of its task; empty if that cannot be read."""
+        return self.job.task
+
+    @property
+    def queue(self) -> str:
+        """The queue in which it died, and to which it goes back."""
+        return self.job.queue
+
+    @property
+    def error(self) -> str:
+        """Why it is dead."""
+        if self.reason:
+            return f"given up by the server: {self.reason}"
+        return str(self.trail.failure or self.malformed or "")
 
 
 class Token(Struct, frozen=True, gc=False, array_like=True):
@@ -176,6 +220,19 @@ Outcome = Done | Again | Dead | Cancelled | Released
 def leaves_nothing(outcome: Outcome) -> bool:
     """Whether its job has ended and is not kept, so that a broker has only to forget it."""
     return isinstance(outcome, (Done, Cancelled)) or (isinstance(outcome, Dead) and not outcome.keep)
+
+
+def history_with(history: Sequence[Event], crashes: Sequence[Crash], event: Event) -> tuple[Event, ...]:
+    """`history` with the crashes that were noted since its last event, and with one more event."""
+    known = {event.at for event in history if event.what is Happening.CRASHED}
+    crashed = [Event(crash.at, Happening.CRASHED, crash.worker) for crash in crashes if crash.at not in known]
+    return (*history, *crashed, event)[-HISTORY_LIMIT:]
+
+
+def replayed(dead: DeadJob, at: float) -> Trail:
+    """The trail of a dead job that is put back at the time `at`: it begins anew, and its history goes on."""
+    event = Event(round(at, 3), Happening.REPLAYED)
+    return Trail(failure=dead.trail.failure, history=history_with(dead.trail.history, dead.crashes, event))
 
 
 class Claim(Struct, frozen=True):

@@ -3,22 +3,26 @@
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine, Iterable
+from collections.abc import Collection, Coroutine, Iterable
 from concurrent.futures import Future, wait
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Final, ParamSpec, Protocol, Self, TypeVar
 
 from jobq._signature import MAX_PAYLOAD
 from jobq.client import Client, JobHandle
+from jobq.dead import DeadJobs
 from jobq.errors import ConfigError
+from jobq.model import DEFAULT_QUEUE, DeadJob
 from jobq.registry import Call, Task
 
-__all__ = ["SyncClient"]
+__all__ = ["SyncClient", "SyncDeadJobs"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+
+_CLOSED: Final = 'this SyncClient is not open; use it as "with SyncClient(url) as client:"'
 
 
 class SyncClient:
@@ -90,6 +94,13 @@ class SyncClient:
         # What makes the calls, a database's cursor for one, may belong to this thread, and must not hold up the others.
         return self._run(self._client.perform_many(list(calls)))
 
+    @property
+    def dead(self) -> "SyncDeadJobs":
+        """See `Client.dead`."""
+        if self._loop is None:
+            raise ConfigError(_CLOSED)
+        return SyncDeadJobs(self._client.dead, self._run)
+
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         if os.getpid() != self._pid:  # the thread is not here, and whoever held the lock may not be either
             coroutine.close()
@@ -97,7 +108,7 @@ class SyncClient:
         with self._lock:  # so that `close` knows of every call, and nobody waits on a loop that has ended
             if self._loop is None:
                 coroutine.close()
-                raise ConfigError('this SyncClient is not open; use it as "with SyncClient(url) as client:"')
+                raise ConfigError(_CLOSED)
             if threading.current_thread() is self._thread:
                 coroutine.close()
                 raise ConfigError("a SyncClient cannot be used on its own event loop; in async code use Client")
@@ -110,6 +121,42 @@ class SyncClient:
     def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
+
+
+class _Run(Protocol):
+    """Runs a coroutine on the client's loop and waits for it."""
+
+    def __call__(self, coroutine: Coroutine[Any, Any, T], /) -> T: ...
+
+
+class SyncDeadJobs:
+    """What `SyncClient.dead` is: `DeadJobs`, as plain functions."""
+
+    def __init__(self, dead: DeadJobs, run: _Run) -> None:
+        self._dead = dead
+        self._run = run
+
+    def count(self, queue: str = DEFAULT_QUEUE) -> int:
+        """See `DeadJobs.count`."""
+        return self._run(self._dead.count(queue))
+
+    def peek(self, queue: str = DEFAULT_QUEUE, limit: int = 20) -> list[DeadJob]:
+        """See `DeadJobs.peek`."""
+        return self._run(self._dead.peek(queue, limit))
+
+    def replay(
+        self, queue: str = DEFAULT_QUEUE, *, limit: int | None = None, ids: Collection[str] | None = None
+    ) -> int:
+        """See `DeadJobs.replay`."""
+        return self._run(self._dead.replay(queue, limit=limit, ids=ids))
+
+    def pop(self, queue: str = DEFAULT_QUEUE, limit: int = 1) -> list[DeadJob]:
+        """See `DeadJobs.pop`."""
+        return self._run(self._dead.pop(queue, limit))
+
+    def purge(self, queue: str = DEFAULT_QUEUE) -> int:
+        """See `DeadJobs.purge`."""
+        return self._run(self._dead.purge(queue))
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

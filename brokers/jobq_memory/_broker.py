@@ -2,15 +2,17 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-from jobq.broker import Capability
+from jobq.broker import Capability, DeadLetters
 from jobq.clock import SYSTEM_CLOCK, Clock
 from jobq.errors import BrokerUnavailable, ConfigError
 from jobq.model import Answer, Beat, Claim, Job, Orders, Outcome, Stamp, Swept, Turn, WorkerInfo
+from jobq_memory._dead import MemoryDeadLetters
 from jobq_memory._state import State
 
 
@@ -48,6 +50,10 @@ class MemoryBroker:
         self._entered = 0
         self._closed = False
 
+    @property
+    def dead_letters(self) -> DeadLetters:
+        return MemoryDeadLetters(self._lend, self._here.wake)
+
     def twin(self) -> "MemoryBroker":
         other = MemoryBroker("memory://", clock=self._clock)
         other.url, other._here = self.url, self._here
@@ -58,6 +64,11 @@ class MemoryBroker:
         if self._closed:
             raise BrokerUnavailable(f"this broker on {self.url} was closed")
         return self._here
+
+    @contextmanager
+    def _lend(self) -> Generator[tuple[State, float]]:
+        with self._shared.lock:
+            yield self._shared.state, self._clock.time()
 
     async def __aenter__(self) -> Self:
         """May be entered several times, by a client and a worker for instance; the last to leave closes it."""

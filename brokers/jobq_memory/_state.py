@@ -36,7 +36,7 @@ STAMP_TTL = 3600.0
 
 @dataclass(slots=True)
 class Entry:
-    """A live or dead job. It is held while `epoch` is set."""
+    """A live or dead job. It is held while `epoch` is set, and dead since `died`."""
 
     job: Job
     queue: str
@@ -45,6 +45,7 @@ class Entry:
     due: float | None = None
     epoch: int | None = None
     worker: str | None = None
+    died: float | None = None
 
 
 @dataclass(slots=True)
@@ -148,6 +149,13 @@ class State:
         peers = [lease.info.id for lease in self.leases.values() if lease.info.host == host and lease.end > now]
         return Swept(self.next_due(now), promoted, reclaimed, over, peers)
 
+    def bring_back(self, job_id: str, trail: Trail) -> None:
+        """Make a dead job a ready one, behind all others."""
+        entry = self.dead.pop(job_id)
+        entry.trail, entry.crashes, entry.died = trail, (), None
+        self.jobs[job_id] = entry
+        self._ready(entry, front=False)
+
     def has_work(self, queues: Iterable[str], now: float) -> bool:
         if self.scheduled and self.scheduled[0][0] <= now:
             return True
@@ -212,6 +220,7 @@ class State:
                 entry.trail = trail
                 del self.jobs[outcome.id]
                 if keep:
+                    entry.died = now
                     self.dead[outcome.id] = entry
             case _:
                 del self.jobs[outcome.id]
@@ -249,8 +258,7 @@ class State:
         return deliveries
 
     def _deliver(self, entry: Entry) -> Delivery:
-        job = entry.job if entry.job.queue == entry.queue else msgspec.structs.replace(entry.job, queue=entry.queue)
-        return Delivery(job, entry.epoch or 0, entry.trail, entry.crashes)
+        return Delivery(job_of(entry), entry.epoch or 0, entry.trail, entry.crashes)
 
     def _reclaim(self, lease: Lease, entry: Entry, now: float) -> None:
         del lease.held[entry.job.id]
@@ -271,6 +279,11 @@ class State:
         entry = self.jobs.get(token.id)
         if entry is not None and entry.crashes:
             entry.crashes = tuple(crash for crash in entry.crashes if crash.epoch != token.epoch)
+
+
+def job_of(entry: Entry) -> Job:
+    """The job, in the queue where it is now."""
+    return entry.job if entry.job.queue == entry.queue else msgspec.structs.replace(entry.job, queue=entry.queue)
 
 
 def _epoch(entry: Entry) -> int:

@@ -8,11 +8,12 @@ from typing import Self
 import msgspec
 from redis.exceptions import NoScriptError, ResponseError
 
-from jobq.broker import Capability
+from jobq.broker import Capability, DeadLetters
 from jobq.clock import SYSTEM_CLOCK, Clock
 from jobq.errors import BrokerError, BrokerRefused
 from jobq.model import Answer, Beat, Claim, Job, Orders, Outcome, Stamp, Swept, Token, Turn, WorkerInfo
 from jobq_redis import _boot, _records, _scripts
+from jobq_redis._dead import RedisDeadLetters
 from jobq_redis._errors import answered
 from jobq_redis._lines import Lines, Route
 from jobq_redis._records import Arg, pack
@@ -40,6 +41,10 @@ class RedisBroker:
     @property
     def url(self) -> str:
         return self._target.masked
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        return RedisDeadLetters(self._run, self._size)
 
     def twin(self) -> "RedisBroker":
         return RedisBroker(self._target.url, clock=self._clock)
@@ -118,6 +123,9 @@ class RedisBroker:
         keys = (self._base + b"wake:" + _records.queue_key(queue) for queue in queues)
         popped = await self._call(self._reads, "BLPOP", *keys, f"{seconds:.3f}")
         return None if popped is None else bytes(popped[0])
+
+    async def _size(self, key: bytes) -> int:
+        return int(await self._call(self._commands, "ZCARD", self._base + key))
 
     async def _put_token(self, key: bytes) -> None:
         await self._call(self._commands, "RPUSH", key, "1")

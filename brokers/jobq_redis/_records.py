@@ -60,6 +60,13 @@ def _queue(head: bytes) -> str | None:
     return head[1:].decode("utf-8", "replace").replace("%0A", "\n").replace("%25", "%")
 
 
+def split(blob: bytes, queue: str) -> tuple[str, bytes]:
+    """The queue and the envelope of a stored job; of what is none, `queue` and all of it."""
+    head, _, envelope = blob.partition(b"\n")
+    named = _queue(head)
+    return (queue, blob) if named is None else (named, envelope)
+
+
 def id_bytes(job_id: str) -> bytes:
     """The id as stored; one that is no UTF-8 came out of the server as surrogates."""
     return job_id.encode("utf-8", "surrogateescape")
@@ -172,8 +179,5 @@ def _fresh(reply: list[Reply], at: int, claim: Claim) -> list[Delivery]:
 def _delivery(
     job_id: bytes, blob: bytes, epoch: int, claim: Claim, extras: tuple[bytes | None, bytes | None] = _NOTHING
 ) -> Delivery:
-    head, _, envelope = blob.partition(b"\n")
-    queue = _queue(head)
-    if queue is None:
-        queue, envelope = claim.queues[0] if claim.queues else DEFAULT_QUEUE, blob
+    queue, envelope = split(blob, claim.queues[0] if claim.queues else DEFAULT_QUEUE)
     return decode_delivery(id_text(job_id), envelope, epoch=epoch, queue=queue, trail=extras[0], crashes=extras[1])

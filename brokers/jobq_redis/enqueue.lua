@@ -46,8 +46,11 @@ write('HSET', JOBS, fields)
 
 if some_dead then -- their ids may be used again
   for i = 1, #fields, 2 do
-    if call('HDEL', base .. 'dead-jobs', fields[i]) == 1 then
-      tolerant('ZREM', base .. 'dead', fields[i])
+    local blob = call('HGET', base .. 'dead-jobs', fields[i])
+    if blob then
+      local _, queue = place(blob)
+      call('HDEL', base .. 'dead-jobs', fields[i])
+      tolerant('ZREM', base .. 'dead:' .. queue, fields[i])
       tolerant('HDEL', base .. 'dead-trails', fields[i])
       tolerant('HDEL', base .. 'dead-crashes', fields[i])
     end

@@ -5,8 +5,7 @@
 -- again, each as (id, epoch, blob, trail, crashes), epoch of the first fresh one, number of fresh ones, each as
 -- (id, blob), and for those that have them (which, trail, crashes).
 
-local DEAD, DEAD_JOBS = base .. 'dead', base .. 'dead-jobs'
-local DEAD_TRAILS, DEAD_CRASHES = base .. 'dead-trails', base .. 'dead-crashes'
+local DEAD_JOBS, DEAD_TRAILS, DEAD_CRASHES = base .. 'dead-jobs', base .. 'dead-trails', base .. 'dead-crashes'
 local EXTRAS = { D = 0, X = 0, K = 1, R = 1, A = 3 }
 local worker, limit, resume = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
 local held = base .. 'held:' .. worker
@@ -17,7 +16,6 @@ local kinds = ARGV[at]
 local now = clock()
 call('HLEN', JOBS) -- is it of the right type?
 if find(kinds, 'K', 1, true) then
-  call('ZCARD', DEAD)
   for _, key in ipairs({ DEAD_JOBS, DEAD_TRAILS, DEAD_CRASHES }) do call('HLEN', key) end
 end
 local due = first_due()
@@ -100,7 +98,8 @@ local function again(id, blob, extra)
 end
 
 local function bury(id, blob, extra)
-  call('ZADD', DEAD, now, id)
+  local _, queue = place(blob)
+  tolerant('ZADD', base .. 'dead:' .. queue, now, id)
   call('HSET', DEAD_JOBS, id, blob)
   call('HSET', DEAD_TRAILS, id, ARGV[extra])
   local crashes = some_crashes and call('HGET', CRASHES, id)

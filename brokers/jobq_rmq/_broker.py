@@ -2,15 +2,15 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
-from jobq.broker import Capability
+from jobq.broker import Capability, DeadLetters
 from jobq.clock import Clock
 from jobq.errors import BrokerError, BrokerUnavailable
-from jobq.model import Answer, Beat, Claim, Job, Orders, Outcome, Stamp, Swept, Turn, WorkerInfo
+from jobq.model import Answer, Beat, Claim, DeadJob, Job, Orders, Outcome, Stamp, Swept, Turn, WorkerInfo
 from jobq_rmq._engine import Engine
 from jobq_rmq._home import Home
 from jobq_rmq._url import Target, parse
@@ -86,6 +86,10 @@ class RmqBroker:
     def url(self) -> str:
         return self._shared.target.masked
 
+    @property
+    def dead_letters(self) -> DeadLetters:
+        return _DeadLetters(self._shared)
+
     def twin(self) -> "RmqBroker":
         """The same connections, for another event loop: whoever loses them loses what is held."""
         other = object.__new__(type(self))
@@ -127,6 +131,33 @@ class RmqBroker:
         """Nothing to do: the server itself makes due jobs ready, and takes back what a dead worker held."""
         self._shared.opened()
         return Swept()
+
+
+class _DeadLetters:
+    """The facet. Whoever is no longer waiting for what is taken away is not to have it."""
+
+    def __init__(self, shared: _Shared) -> None:
+        self._shared = shared
+
+    async def count(self, queue: str) -> int:
+        home, engine = self._shared.opened()
+        return await home.wait(engine.graves.count(queue))
+
+    async def peek(self, queue: str, limit: int) -> Sequence[DeadJob]:
+        home, engine = self._shared.opened()
+        return await home.wait(engine.graves.peek(queue, limit))
+
+    async def replay(self, queue: str, limit: int | None = None, ids: Collection[str] | None = None) -> int:
+        home, engine = self._shared.opened()
+        return await home.wait(engine.graves.replay(queue, limit, ids))
+
+    async def pop(self, queue: str, limit: int) -> Sequence[DeadJob]:
+        home, engine = self._shared.opened()
+        return await home.wait(engine.graves.pop(queue, limit))
+
+    async def purge(self, queue: str) -> int:
+        home, engine = self._shared.opened()
+        return await home.call(engine.graves.purge(queue))
 
 
 async def _opened(target: Target) -> Engine:

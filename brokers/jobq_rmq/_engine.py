@@ -25,6 +25,7 @@ from jobq.model import (
 )
 from jobq_rmq import _messages
 from jobq_rmq._consumers import Consumers
+from jobq_rmq._graves import Graves
 from jobq_rmq._handover import Handover
 from jobq_rmq._held import Ledger
 from jobq_rmq._inbox import Inboxes
@@ -66,6 +67,7 @@ class Engine:
             ledger=self._ledger,
             settler=self._settler,
         )
+        self.graves = Graves(target, self._topology, self._publisher)
         self._stamps = Stamps()
         self._workers: dict[str, WorkerInfo] = {}
         self._claiming = set[str]()

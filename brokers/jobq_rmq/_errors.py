@@ -133,6 +133,13 @@ def _command(target: Target) -> str:
     return f"`python -m jobq_rmq {shlex.quote(target.masked)} QUEUE…`"
 
 
+def unreachable_dead(exc: BaseException, url: str) -> BrokerError:
+    """What it means that the dead letters could not be reached, or no longer."""
+    if isinstance(exc, ChannelAccessRefused):
+        return BrokerRefused(f"RabbitMQ at {url} does not let this user at the dead jobs ({_said(exc)})")
+    return BrokerUnavailable(f"RabbitMQ at {url} was lost among the dead jobs ({reason(exc)}); none is lost. Try again")
+
+
 def reason(exc: BaseException) -> str:
     """The operating system's words for `exc`, or the driver's."""
     if isinstance(exc, TimeoutError):

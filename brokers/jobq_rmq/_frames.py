@@ -14,7 +14,7 @@ END: Final = 0xCE
 """The last byte of each."""
 HEAD: Final = struct.Struct(">BHI")
 _END: Final = bytes((END,))
-_PUBLISH: Final = struct.Struct(">HHH")
+_METHOD: Final = struct.Struct(">HHH")
 _SETTLE: Final = struct.Struct(">BHIHHQBB")
 _CONTENT: Final = struct.Struct(">HHQH")
 _SAYS: Final = 1 << 15 | 1 << 12 | 1 << 10 | 1 << 7
@@ -38,6 +38,12 @@ def ack(channel: int, tag: int, *, multiple: bool) -> bytes:
 def nack(channel: int, tag: int, *, requeue: bool) -> bytes:
     """That this delivery goes back, or else where its queue's dead letters go."""
     return _SETTLE.pack(METHOD, channel, 13, 60, 120, tag, _REQUEUE if requeue else 0, END)
+
+
+def get(channel: int, queue: str) -> bytes:
+    """A question for one message of a queue."""
+    name = _short(queue)
+    return HEAD.pack(METHOD, channel, 7 + len(name)) + _METHOD.pack(60, 70, 0) + name + b"\x00" + _END
 
 
 def publish(channel: int, message: Message, largest: int) -> bytes:
@@ -66,7 +72,7 @@ def properties(message: Message) -> bytes:
 @lru_cache(maxsize=1024)
 def _method(channel: int, exchange: str, key: str, *, mandatory: bool) -> bytes:
     """The publish itself. What is mandatory is returned if there is no queue for it."""
-    payload = b"".join((_PUBLISH.pack(60, 40, 0), _short(exchange), _short(key), bytes((mandatory,))))
+    payload = b"".join((_METHOD.pack(60, 40, 0), _short(exchange), _short(key), bytes((mandatory,))))
     return HEAD.pack(METHOD, channel, len(payload)) + payload + _END
 
 

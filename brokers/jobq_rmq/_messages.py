@@ -7,15 +7,18 @@ passes a queue for the second time.
 import math
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from datetime import datetime
+from hashlib import sha256
+from typing import Any, Final, cast
 from uuid import uuid4
 
 from msgspec import Struct, structs
 
-from jobq.codec import decode_crashes, decode_delivery, encode_crashes, encode_job, encode_trail
+from jobq.codec import decode_crashes, decode_dead, decode_delivery, encode_crashes, encode_job, encode_trail
 from jobq.errors import DecodeError
-from jobq.model import DEFAULT_PRIORITY, Crash, Delivery, Job, Trail
+from jobq.model import DEFAULT_PRIORITY, Crash, DeadJob, Delivery, Happening, Job, Trail, replayed
 from jobq_rmq import _delay
 from jobq_rmq._properties import Properties
 from jobq_rmq._topology import Topology, band_of
@@ -117,6 +120,35 @@ def dead(topology: Topology, old: Stored, trail: Trail) -> Message:
     """The message of a job that will not run again."""
     grave = topology.grave(old.queue)
     return Message(topology.dead_letters, grave, old.queue, old.id, old.body, _headers(old, trail))
+
+
+def dead_job(properties: Properties, body: bytes, queue: str) -> DeadJob:
+    """What came out of the queue of the dead of `queue`. A message of others without an id is called by its content."""
+    headers = properties.headers
+    job = properties.correlation_id or properties.message_id or sha256(body).hexdigest()[:32]
+    trail, crashes = _bytes(headers.get(_TRAIL)), _bytes(headers.get(_CRASHES))
+    reason, at = _given_up(headers)
+    dead = decode_dead(job, body, queue=queue, trail=trail, crashes=crashes, died=at, reason=reason)
+    events = [event.at for event in dead.trail.history if event.what is Happening.DEAD]
+    return dead if reason or not events else structs.replace(dead, died=events[-1])
+
+
+def back(topology: Topology, dead: DeadJob) -> Message:
+    """The message of a dead job that is to run again."""
+    destination = topology.destination(dead.queue, band_of(dead.job.priority, 0))
+    headers = {_TRAIL: encode_trail(replayed(dead, time.time())).decode()}
+    return Message(topology.jobs, destination, dead.queue, dead.id, dead.envelope, headers)
+
+
+def _given_up(headers: Mapping[str, Any]) -> tuple[str, float | None]:
+    """Why and when the server dead-lettered it last, if it did: what it says first."""
+    deaths = headers.get("x-death")
+    last = cast("list[object]", deaths)[0] if isinstance(deaths, list) and deaths else None
+    if not isinstance(last, dict):
+        return "", None
+    said = cast("dict[str, object]", last)
+    reason, at = said.get("reason"), said.get("time")
+    return reason if isinstance(reason, str) else "", at.timestamp() if isinstance(at, datetime) else None
 
 
 def _delayed(topology: Topology, message: Message, delay: float) -> Message:

@@ -32,6 +32,9 @@ _HANDED_OVER: Final = 10_000
 """Milliseconds in which a process takes what it has published to itself; what it held for longer goes home at once."""
 _ABANDONED: Final = 86_400_000
 """Milliseconds after which the queue of a process that died is deleted; it is long empty then."""
+_NO_LIMIT: Final = (1 << 31) - 1
+"""-1 means that to RabbitMQ 4 only: RabbitMQ 3 takes it for a number that is always passed, and drops what is given
+back. With any limit it gives back to where it was, and without one to the end."""
 _LONGEST_NAME: Final = 160
 """Bytes; a delay and a prefix have to fit beside it into a routing key, which has 255."""
 DELAYED: Final = "x-delayed-message"
@@ -161,7 +164,8 @@ class Topology:
         and with a queue it forgets what was confirmed in it. Bindings are made again by whoever connects next.
         """
         dead = self.dead(queue)
-        entities: list[Entity] = [Queue(dead, self._typed()), Binding(self.dead_letters, dead, self.grave(queue))]
+        graves = self._typed() | self._unlimited()  # or RabbitMQ 4 drops what was looked at for the twentieth time
+        entities: list[Entity] = [Queue(dead, graves), Binding(self.dead_letters, dead, self.grave(queue))]
         for band in BANDS:
             name, key = self.ready(queue, band), self.destination(queue, band)
             entities += [
@@ -217,7 +221,7 @@ class Topology:
         return {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 
     def _unlimited(self) -> Arguments:
-        return {"x-delivery-limit": -1} if self.kind == "quorum" else {}
+        return {"x-delivery-limit": _NO_LIMIT} if self.kind == "quorum" else {}
 
 
 def _name(queue: str) -> str:

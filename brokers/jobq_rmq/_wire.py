@@ -21,6 +21,9 @@ OnMessage = Callable[["Raw"], None]
 _DELIVER: Final = struct.pack(">HH", 60, 60)
 _BLOCKED: Final = struct.pack(">HH", 10, 60)
 _UNBLOCKED: Final = struct.pack(">HH", 10, 61)
+_GET_OK: Final = struct.pack(">HH", 60, 71)
+_GET_EMPTY: Final = struct.pack(">HH", 60, 72)
+_TAG: Final = struct.Struct(">Q?")
 _SIZES: Final = struct.Struct(">HHQ")
 _PULSE: Final = 5.0
 """Seconds after which the library is told that the server lives, if all that came was taken from it."""
@@ -86,6 +89,25 @@ class Intake:
             self._message = None
             self._on_message(message)
         return True
+
+
+class Answers(Intake):
+    """The same for messages that were asked for one by one; `on_none` is called for each question without an answer."""
+
+    def __init__(self, on_message: OnMessage, on_none: Callable[[], None]) -> None:
+        super().__init__(on_message)
+        self._on_none = on_none
+
+    def take(self, kind: int, payload: bytes) -> bool:
+        """Whether this frame was part of an answer."""
+        if kind == METHOD and payload.startswith(_GET_OK):
+            tag, redelivered = _TAG.unpack_from(payload, len(_GET_OK))
+            self._message = Raw(tag, redelivered=redelivered)
+            return True
+        if kind == METHOD and payload.startswith(_GET_EMPTY):
+            self._on_none()
+            return True
+        return super().take(kind, payload)
 
 
 class _Alarms:

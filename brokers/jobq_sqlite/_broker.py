@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from jobq.broker import Capability
+from jobq.broker import Capability, DeadLetters
 from jobq.clock import SYSTEM_CLOCK, Clock
 from jobq.errors import BrokerUnavailable
 from jobq.model import Answer, Beat, Claim, Job, Orders, Outcome, Stamp, Swept, Turn, WorkerInfo
+from jobq_sqlite._dead import SqliteDeadLetters
 from jobq_sqlite._enqueue import Enqueue
 from jobq_sqlite._lease import Heartbeat, Sweep
 from jobq_sqlite._sleepers import Sleeper
@@ -36,6 +37,10 @@ class SqliteBroker:
         self._watcher: Watcher | None = None
         self._entered = 0
         self._door = asyncio.Lock()
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        return SqliteDeadLetters(self._open)
 
     def twin(self) -> "SqliteBroker":
         other = SqliteBroker(self.url, clock=self._clock)

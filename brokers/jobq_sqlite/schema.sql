@@ -36,6 +36,8 @@ CREATE TABLE dead (
     crashes BLOB
 );
 
+CREATE INDEX dead_in ON dead (queue, n);
+
 CREATE TABLE workers (
     n INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,

@@ -3,6 +3,7 @@
 import click
 
 import jobq
+from jobq.cli.dead import dead
 from jobq.cli.demo import demo
 from jobq.worker.command import worker
 
@@ -16,4 +17,5 @@ def main() -> None:
 
 
 main.add_command(worker)
+main.add_command(dead)
 main.add_command(demo)

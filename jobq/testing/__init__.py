@@ -11,8 +11,9 @@
 
 from typing import TYPE_CHECKING
 
+from jobq.model import DeadJob
 from jobq.testing._clock import ManualClock
-from jobq.testing._kit import DeadJob, Enqueued, Jobs, JobState, running
+from jobq.testing._kit import Enqueued, Jobs, JobState, running
 
 if TYPE_CHECKING:
     from jobq.testing.conformance import BrokerConformance

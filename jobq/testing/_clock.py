@@ -5,7 +5,9 @@ import heapq
 import threading
 from typing import Final
 
-__all__ = ["ManualClock"]
+from jobq.clock import SYSTEM_CLOCK
+
+__all__ = ["FrozenHere", "ManualClock"]
 
 START: Final = 1_800_000_000.0
 """A time of day as large as real ones are, so that rounding errors show."""
@@ -150,3 +152,16 @@ class ManualClock:
     async def _settle() -> None:
         for _ in range(_SETTLING_ROUNDS):
             await asyncio.sleep(0)
+
+
+class FrozenHere(ManualClock):
+    """Stands still on the loop that it was made on. The lease thread waits in real time: its lease lasts for ages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._home = asyncio.get_running_loop()
+
+    async def wait(self, event: asyncio.Event, seconds: float | None) -> bool:
+        if asyncio.get_running_loop() is self._home:
+            return await super().wait(event, seconds)
+        return await SYSTEM_CLOCK.wait(event, seconds)

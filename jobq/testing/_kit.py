@@ -1,7 +1,7 @@
 """An app under test: a client and a worker on the memory broker, and a clock that only the test moves."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,9 +12,9 @@ from typing import Any, Final, Self
 import msgspec
 
 from jobq.app import App
-from jobq.broker import Broker, Capability
+from jobq.broker import Broker, Capability, DeadLetters
 from jobq.client import Client, JobHandle
-from jobq.clock import SYSTEM_CLOCK
+from jobq.codec import encode_job
 from jobq.model import (
     Again,
     Answer,
@@ -22,6 +22,7 @@ from jobq.model import (
     Cancelled,
     Claim,
     Dead,
+    DeadJob,
     Done,
     Fate,
     Job,
@@ -31,16 +32,16 @@ from jobq.model import (
     Stamp,
     Swept,
     Token,
-    Trail,
     Turn,
     WorkerInfo,
 )
 from jobq.plugins import open_broker
 from jobq.registry import Task
-from jobq.testing._clock import ManualClock
+from jobq.testing._clock import FrozenHere, ManualClock
+from jobq.testing._dead import NotedDeadLetters
 from jobq.worker import Worker
 
-__all__ = ["DeadJob", "Enqueued", "JobState", "Jobs", "running"]
+__all__ = ["Enqueued", "JobState", "Jobs", "running"]
 
 PATIENCE: Final = 0.1
 TIMEOUT: Final = 5.0
@@ -69,20 +70,6 @@ class Enqueued:
     kwargs: Mapping[str, Any]
     delay: float
     """Seconds from when it was enqueued until it is due."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeadJob:
-    """A job that will not run again. `trail` has its attempts, its failure and its history."""
-
-    job: Job
-    trail: Trail
-
-    @property
-    def error(self) -> str:
-        """The kind of its last error and what it said."""
-        failure = self.trail.failure
-        return "" if failure is None else f"{failure.kind}: {failure.message}"
 
 
 class Jobs:
@@ -217,19 +204,6 @@ async def _end(worker: Worker, clock: ManualClock) -> None:
     end.result()
 
 
-class FrozenHere(ManualClock):
-    """Stands still on the loop that it was made on. The lease thread waits in real time: its lease lasts for ages."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._home = asyncio.get_running_loop()
-
-    async def wait(self, event: asyncio.Event, seconds: float | None) -> bool:
-        if asyncio.get_running_loop() is self._home:
-            return await super().wait(event, seconds)
-        return await SYSTEM_CLOCK.wait(event, seconds)
-
-
 class _Ledger:
     """A broker that lets everything through, and writes down where each job is."""
 
@@ -256,6 +230,11 @@ class _Ledger:
     @property
     def capabilities(self) -> Capability:
         return self._broker.capabilities
+
+    @property
+    def dead_letters(self) -> DeadLetters | None:
+        inner = self._broker.dead_letters
+        return None if inner is None else NotedDeadLetters(inner, self._rise)
 
     def twin(self) -> Broker | None:
         return self._broker.twin()
@@ -349,11 +328,19 @@ class _Ledger:
                 self._due[outcome.id] = self._clock.time() + delay
             case Dead(trail=trail):
                 self._ends[outcome.id] = JobState.DEAD
-                self.dead.append(DeadJob(job, trail))
+                self.dead.append(DeadJob(job, encode_job(job), trail, died=self._clock.time()))
             case Done():
                 self._ends[outcome.id] = JobState.DONE
             case Cancelled():
                 self._ends[outcome.id] = JobState.CANCELLED
+
+    def _rise(self, jobs: Collection[DeadJob]) -> None:
+        """These were dead, and are ready."""
+        now = self._clock.time()
+        for dead in jobs:
+            self._due[dead.id] = now
+            self._queues[dead.queue] = None
+        self._stir()
 
     def _stir(self) -> None:
         self.hint.set()

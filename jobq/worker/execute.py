@@ -18,7 +18,7 @@ from jobq.model import Again, Cancelled, Dead, Delivery, Done, Job, Outcome, Rel
 from jobq.registry import AsyncTask, FailureHandler, Registry, Task, TaskOptions
 from jobq.worker.deadlines import Deadlines
 from jobq.worker.held import Cause, Doom, Held, Surroundings
-from jobq.worker.outcomes import Scribe, failure_of, short
+from jobq.worker.outcomes import Scribe, failure_of
 from jobq.worker.slots import Slots
 
 __all__ = ["Executor"]
@@ -68,7 +68,7 @@ class Executor:
             self._sort(held)
         except BaseException as exc:  # whatever it was (a validator may call sys.exit()), it is about this job alone
             log.exception("%r could not be taken; it counts as a failure", held)
-            self._slots.settle(held, self._failed(held, f"the worker could not take it: {short(failure_of(exc))}"))
+            self._slots.settle(held, self._failed(held, f"the worker could not take it: {failure_of(exc)}"))
 
     def _sort(self, held: Held) -> None:
         delivery = held.delivery
@@ -160,7 +160,7 @@ class Executor:
             timeout.__cause__ = exc
             exc = timeout
         elif not isinstance(exc, Exception):
-            aborted = JobAborted(f"the body raised {short(failure_of(exc))}")
+            aborted = JobAborted(f"the body raised {failure_of(exc)}")
             aborted.__cause__ = exc
             exc = aborted
         task = self._tasks[delivery.job.task]
@@ -220,7 +220,7 @@ class Executor:
         return True
 
     def _log_failure(self, held: Held, outcome: Again | Dead | Cancelled) -> None:
-        failure = "" if outcome.trail.failure is None else short(outcome.trail.failure)
+        failure = "" if outcome.trail.failure is None else str(outcome.trail.failure)
         if isinstance(outcome, Dead):
             log.error("%r is dead after attempt %d: %s", held, outcome.trail.attempt, failure)
         else:

@@ -7,10 +7,10 @@ from typing import Final
 
 from jobq._retry import Exponential
 from jobq.errors import Discard, RetryIn, Snooze
-from jobq.model import HISTORY_LIMIT, Again, Cancelled, Dead, Delivery, Event, Failure, Happening, Trail
+from jobq.model import Again, Cancelled, Dead, Delivery, Event, Failure, Happening, Trail, history_with
 from jobq.registry import TaskOptions
 
-__all__ = ["Scribe", "failure_of", "short"]
+__all__ = ["Scribe", "failure_of"]
 
 _MESSAGE: Final = 2_000
 _TRACEBACK: Final = 8_000
@@ -44,7 +44,7 @@ class Scribe:
         delay = _delay(exc, options, trail.attempt)
         if delay is None:
             return self._dead(delivery, trail, now, keep=options.keep_dead)
-        event = self._event(now, Happening.RETRIED, short(failure))
+        event = self._event(now, Happening.RETRIED, str(failure))
         return Again(*_token(delivery), _with(delivery, trail, event), delay, options.retry_queue)
 
     def cancelled(self, delivery: Delivery, reason: str, now: float) -> Cancelled:
@@ -67,7 +67,7 @@ class Scribe:
         return Again(*_token(delivery), trail, _PARK_FIRST)
 
     def _dead(self, delivery: Delivery, trail: Trail, now: float, *, keep: bool) -> Dead:
-        event = self._event(now, Happening.DEAD, "" if trail.failure is None else short(trail.failure))
+        event = self._event(now, Happening.DEAD, "" if trail.failure is None else str(trail.failure))
         return Dead(*_token(delivery), _with(delivery, trail, event), keep)
 
     def _event(self, now: float, what: Happening, detail: str = "") -> Event:
@@ -76,9 +76,7 @@ class Scribe:
 
 def _with(delivery: Delivery, trail: Trail, event: Event) -> Trail:
     """`trail` with one more event, and with the crashes that the broker noted since the last one."""
-    known = {event.at for event in trail.history if event.what is Happening.CRASHED}
-    crashed = [Event(c.at, Happening.CRASHED, c.worker) for c in delivery.crashes if c.at not in known]
-    history = (*trail.history, *crashed, event)[-HISTORY_LIMIT:]
+    history = history_with(trail.history, delivery.crashes, event)
     return Trail(trail.attempt, trail.parked, trail.failure, history)
 
 
@@ -109,11 +107,6 @@ def _delay(exc: BaseException, options: TaskOptions, attempt: int) -> float | No
     except BaseException:  # a user's backoff must not lose the job, not even by sys.exit()
         log.exception("the backoff %r failed; using the default one", options.retry.backoff)
         return Exponential()(attempt - 1)
-
-
-def short(failure: Failure) -> str:
-    """The kind of a failure and what it said."""
-    return f"{failure.kind}: {failure.message}" if failure.message else failure.kind
 
 
 def _clean(text: str, limit: int) -> str:

@@ -9,11 +9,11 @@ from typing import Any, Self, TypeVar
 
 from jobq import App
 from jobq._ids import new_id
-from jobq.broker import Broker, Capability
+from jobq.broker import Broker, Capability, DeadLetters
 from jobq.errors import BrokerUnavailable, OutcomeUnknown
 from jobq.model import Answer, Beat, Claim, Job, Orders, Outcome, Stamp, Swept, Turn, WorkerInfo
 from jobq.testing import ManualClock
-from jobq.testing._kit import FrozenHere
+from jobq.testing._clock import FrozenHere
 from jobq.worker import Worker
 from jobq_memory import MemoryBroker
 from jobq_memory._state import State
@@ -99,6 +99,10 @@ class Faulty:
     @property
     def capabilities(self) -> Capability:
         return self._broker.capabilities
+
+    @property
+    def dead_letters(self) -> DeadLetters | None:
+        return self._broker.dead_letters
 
     def twin(self) -> Broker | None:
         twin = self._broker.twin()

@@ -406,7 +406,7 @@ class Unprintable(Exception):
 
 RAISES: list[tuple[BaseException, str]] = [
     (ValueError("plain"), "ValueError: plain"),
-    (ValueError(), "ValueError: "),
+    (ValueError(), "ValueError"),
     (SystemExit(1), "JobAborted: the body raised SystemExit: 1"),
     (KeyboardInterrupt(), "JobAborted: the body raised KeyboardInterrupt"),
     (GeneratorExit(), "JobAborted: the body raised GeneratorExit"),
@@ -418,7 +418,7 @@ RAISES: list[tuple[BaseException, str]] = [
     (ValueError("nul \0 esc \x1b[31m"), "ValueError: nul \0 esc \x1b[31m"),
     (ExceptionGroup("several", [ValueError("a"), KeyError("b")]), "ExceptionGroup: several (2 sub-exceptions)"),
     (BaseExceptionGroup("base", [SystemExit()]), "JobAborted: the body raised BaseExceptionGroup"),
-    (StopAsyncIteration(), "StopAsyncIteration: "),
+    (StopAsyncIteration(), "StopAsyncIteration"),
     (RecursionError("deep"), "RecursionError: deep"),
     (MemoryError("full"), "MemoryError: full"),
     (errors.BrokerUnavailable("mine"), "BrokerUnavailable: mine"),

@@ -137,7 +137,7 @@ async def test_a_stamp_that_is_none(broker: RedisBroker, redis: Client, base: st
 
 @pytest.mark.parametrize(
     "key",
-    ["ready:default:2", "ready:default:4", "suspects:default", "wake:default", "held:w", "held:other"],
+    ["ready:default:2", "ready:default:4", "suspects:default", "wake:default", "held:w", "held:other", "dead:default"],
 )
 @pytest.mark.parametrize("kind", ["string", "zset"])
 async def test_a_key_of_a_wrong_type_gives_way(
@@ -158,7 +158,18 @@ async def test_a_key_of_a_wrong_type_gives_way(
 
 @pytest.mark.parametrize(
     "key",
-    ["jobs", "due", "epoch", "workers", "worker-info", "worker-epochs", "trails", "crashes", "dead", "dead-trails"],
+    [
+        "jobs",
+        "due",
+        "epoch",
+        "workers",
+        "worker-info",
+        "worker-epochs",
+        "trails",
+        "crashes",
+        "dead-jobs",
+        "dead-trails",
+    ],
 )
 async def test_a_common_key_of_a_wrong_type_is_an_error_that_changes_nothing(
     broker: RedisBroker, redis: Client, base: str, key: str

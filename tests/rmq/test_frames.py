@@ -140,3 +140,9 @@ async def test_a_confirmation_that_nobody_waits_for_is_ignored() -> None:
     sending = server.confirms.expect([message()])
     server.say(Basic.Ack(delivery_tag=1))
     assert sending.fates == ["stored"]
+
+
+def test_a_question_for_a_message_names_the_queue_and_wants_to_acknowledge() -> None:
+    (question,) = read(_frames.get(7, "p.dead.mail"))
+    assert isinstance(question, Basic.Get)
+    assert (question.queue, question.no_ack) == ("p.dead.mail", False)

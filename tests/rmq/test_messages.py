@@ -1,6 +1,7 @@
 """Jobs as messages, and messages of others as jobs."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
 from jobq.codec import decode_job, encode_job
-from jobq.model import Crash, Job, Trail
+from jobq.model import Crash, DeadJob, Event, Happening, Job, Trail
 from jobq_rmq import _frames, _messages, _properties
 from jobq_rmq._delay import LONGEST
 from jobq_rmq._messages import Message, Stored
@@ -33,6 +34,13 @@ def received(body: bytes = encode_job(JOB), **properties: Any) -> Stored:
 def arrived(body: bytes, properties: bytes) -> Stored:
     """The same, as the server sends it."""
     return _messages.stored(_properties.read(properties), body, "mail", 3)
+
+
+def buried(body: bytes = encode_job(JOB), **properties: Any) -> DeadJob:
+    """The same among the dead."""
+    given: dict[str, Any] = {"correlation_id": "j"} | properties
+    frame = frames.marshal(ContentHeader(properties=Basic.Properties(**given), body_size=len(body)), 1)
+    return _messages.dead_job(_properties.read(frame[19:-1]), body, "mail")
 
 
 def published(old: Stored) -> list[Message]:
@@ -145,7 +153,9 @@ def test_no_message_of_others_raises_and_all_that_is_no_job_is_malformed(
         assert decode_job(body).id == delivery.job.id
     else:
         assert bytes(memoryview(delivery.job.body)) == body
-    for message in published(old):
+    dead = buried(body, headers=headers, correlation_id=job_id, message_id=message_id)
+    assert (dead.queue, dead.envelope) == ("mail", body)
+    for message in [*published(old), _messages.back(TOPOLOGY, dead)]:
         assert message.headers.keys() <= OURS
         json.dumps(message.headers)
         arrived(message.body, _frames.properties(message)).delivery(2)
@@ -156,6 +166,39 @@ def test_a_body_that_is_not_this_job_is_malformed_and_kept(body: bytes) -> None:
     delivery = received(body).delivery(1)
     assert delivery.malformed
     assert (delivery.job.id, bytes(memoryview(delivery.job.body))) == ("j", body)
+
+
+def test_of_what_the_server_says_of_a_dead_job_the_last_death_counts() -> None:
+    at = datetime(2027, 1, 1, tzinfo=UTC)
+    dead = buried(headers={"x-death": [{"reason": "maxlen", "time": at}, *DEATHS], "x-first-death-reason": "expired"})
+    assert (dead.reason, dead.died, dead.error) == ("maxlen", at.timestamp(), "given up by the server: maxlen")
+
+
+def test_a_job_that_died_by_decision_died_when_its_history_says() -> None:
+    trail = Trail(history=(Event(1.5, Happening.DEAD, "w"), Event(2.5, Happening.REPLAYED), Event(3.5, Happening.DEAD)))
+    message = _messages.dead(TOPOLOGY, received(), trail)
+    dead = buried(message.body, headers=message.headers)
+    assert (dead.reason, dead.died, dead.trail) == ("", 3.5, trail)
+
+
+def test_a_dead_message_without_an_id_is_called_by_its_content() -> None:
+    one, other, again = (buried(body, correlation_id=None) for body in (b"a", b"b", b"a"))
+    assert one.id == again.id != other.id
+
+
+def test_a_dead_job_goes_back_to_its_queue_by_its_priority_with_a_new_trail() -> None:
+    headers = {
+        "jobq-trail": '{"attempt":3,"parked":1.5}',
+        "jobq-crashes": '[[1,2.0,"w"]]',
+        "jobq-eta": "5",
+        "CC": ["x"],
+    }
+    message = _messages.back(TOPOLOGY, buried(headers=headers))
+    assert (message.exchange, message.key, message.queue, message.job) == ("p.jobs", "high.mail", "mail", "j")
+    assert message.headers.keys() == {"jobq-trail"}
+    trail = arrived(message.body, _frames.properties(message)).delivery(1).trail
+    assert (trail.attempt, trail.parked) == (0, None)
+    assert [event.what for event in trail.history] == [Happening.CRASHED, Happening.REPLAYED]
 
 
 def test_a_trail_that_cannot_be_read_is_malformed_and_crash_notes_are_none() -> None:

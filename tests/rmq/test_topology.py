@@ -28,7 +28,7 @@ def test_the_arguments_of_quorum_queues() -> None:
     common = {"x-queue-type": "quorum", "x-queue-leader-locator": "balanced"}
     safe = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
     assert made["p.unroutable"].arguments == common
-    assert made["p.dead.a"].arguments == common
+    assert made["p.dead.a"].arguments == common | {"x-delivery-limit": 2**31 - 1}
     assert made["p.normal.a"].arguments == common | safe | {
         "x-dead-letter-exchange": "p.dlx",
         "x-dead-letter-routing-key": "a",
@@ -37,7 +37,7 @@ def test_the_arguments_of_quorum_queues() -> None:
     assert made["p.delay.quorum.v1.03"].arguments == common | safe | {
         "x-dead-letter-exchange": "p.delay.quorum.v1.02",
         "x-message-ttl": 1000,
-        "x-delivery-limit": -1,
+        "x-delivery-limit": 2**31 - 1,
     }
 
 

@@ -8,11 +8,13 @@ A broker proves itself with a few lines in its own tests::
             return lambda clock: MyBroker(f"my://{tmp_path}", clock=clock)
 
 The fixture is made anew for each test. Whatever it opens within one test is on the same data, empty at first, which no
-other test sees; the brokers are not yet entered. What a broker does not declare in `capabilities` is skipped; some
-promises are then tried in another way, in real time for instance, which takes seconds.
+other test sees; the brokers are not yet entered. What a broker does not declare in `capabilities` is named and skipped,
+and so is `dead_letters` if it has none; some promises are then tried in another way, in real time for instance, which
+takes seconds.
 """
 
 from jobq.testing.conformance._bench import Bench, Hand, OpenBroker
+from jobq.testing.conformance._dead import DeadLetterPromises
 from jobq.testing.conformance._enqueue import EnqueuePromises
 from jobq.testing.conformance._fence import FencePromises
 from jobq.testing.conformance._lease import LeasePromises
@@ -39,6 +41,7 @@ class BrokerConformance(
     OrderPromises,
     TurnPromises,
     OutcomePromises,
+    DeadLetterPromises,
     FencePromises,
     ResumePromises,
     LeasePromises,
