@@ -15,6 +15,7 @@ from jobq_rmq._messages import Message
 from jobq_rmq._publisher import Publisher
 from jobq_rmq._topology import Kind
 from jobq_rmq._url import parse
+from tests.proxy import Proxy
 from tests.rmq.node import Node
 from tests.rmq.tools import KINDS, Space, collect, drain, job, put, space_on, stored_at_last
 
@@ -23,8 +24,8 @@ both = pytest.mark.parametrize("kind", KINDS)
 
 
 @asynccontextmanager
-async def publishing(space: Space, kind: Kind = "classic") -> AsyncGenerator[Publisher]:
-    target = parse(space.url(kind))
+async def publishing(space: Space, kind: Kind = "classic", server: str = "") -> AsyncGenerator[Publisher]:
+    target = parse(space.url(kind, server))
     publisher = Publisher(target, space.topology(kind))
     await publisher.open()
     try:
@@ -81,10 +82,14 @@ def plain(result: BrokerError | None) -> BrokerError | None:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_tiny_timeouts_among_unroutable_messages_hang_nothing(space: Space, seed: int) -> None:
     chance = random.Random(seed)
-    async with publishing(space) as publisher:
+    host, _, port = space.server.rpartition("@")[2].strip("/").partition(":")
+    async with (
+        Proxy(host, int(port)) as proxy,
+        publishing(space, server=f"amqp://guest:guest@127.0.0.1:{proxy.port}/") as publisher,
+    ):
 
         async def one(number: int) -> BrokerError | None:
-            publisher._target = replace(publisher._target, timeout=chance.uniform(0.0002, 0.01))
+            publisher._target = replace(publisher._target, timeout=chance.uniform(0.003, 0.01))
             message = (lost if chance.random() < 0.3 else good)(space, f"{number}")
             try:
                 return (await publisher.publish([message]))[0]
@@ -92,6 +97,7 @@ async def test_tiny_timeouts_among_unroutable_messages_hang_nothing(space: Space
                 return exc
 
         assert await publisher.publish([good(space, "first")]) == [None]
+        proxy.delay(3)
         async with asyncio.timeout(20):
             results: list[BrokerError | None] = []
             for start in range(0, 700, 100):
