@@ -217,10 +217,8 @@ async def test_a_queue_that_is_deleted_under_its_worker_is_consumed_again(space:
         await soon(lambda: runs == ["a"])
         for number in range(3):
             await space.delete("high.default", "normal.default", "low.default")
-            began = time.monotonic()
             await client.perform_async(note, f"b{number}")
-            await soon(partial(runs.__contains__, f"b{number}"), 5)
-            assert time.monotonic() - began < 5
+            await soon(partial(runs.__contains__, f"b{number}"), 10)
 
 
 @both
