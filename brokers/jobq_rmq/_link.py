@@ -122,7 +122,7 @@ class Link:
             await self._on_up(line)
         except BaseException as exc:
             await _close(line)
-            if isinstance(exc, AMQPError | OSError | TimeoutError | RuntimeError):
+            if isinstance(exc, AMQPError | OSError | TimeoutError | RuntimeError) and not isinstance(exc, BrokerError):
                 raise unreachable(exc, self._target.masked) from exc
             raise
         return line

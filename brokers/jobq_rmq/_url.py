@@ -158,6 +158,11 @@ def _check_names(names: Iterable[str], shown: str, *, tls: bool) -> None:
     for name in names:
         if name in _OURS or (tls and name in _TLS):
             continue
+        if name == "store":
+            raise ConfigError(
+                "no broker can be a store yet, and no feature needs one: leave out store=. It is to keep what RabbitMQ "
+                "cannot: unique keys, batches, results, cron"
+            )
         if not re.search(rf"[?&]{re.escape(name)}(?:[=&]|$)", shown):
             raise ConfigError("there is an unknown option")
         raise ConfigError(f"there is no option {name!r}{' without TLS' if name in _TLS else ''}")

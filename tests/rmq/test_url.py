@@ -95,6 +95,8 @@ def test_everything_else_in_a_url() -> None:
         ("amqp://h?delay=30", "delay is ttl or plugin"),
         ("amqp://h?declare=false", "declare is yes or no"),
         ("amqp://h?nonsense", "there is no option 'nonsense'"),
+        ("amqp://h?store=redis://r", "no broker can be a store yet"),
+        ("amqp://h?handover=0", "handover is a positive number of seconds"),
         ("amqp://h?auth=external", "there is no option 'auth'"),
         ("amqp://h?name=x", "there is no option 'name'"),
         ("amqp://h?cafile=/x", "there is no option 'cafile' without TLS"),
