@@ -120,8 +120,8 @@ class RmqBroker:
         return turn
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:  # noqa: ASYNC109 - the protocol's word
-        home, engine = self._shared.opened()
-        await home.wait(engine.wait(queues, timeout))
+        _, engine = self._shared.opened()
+        await engine.wait(queues, timeout)
 
     async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float, resume: int = 0) -> Orders:
         home, engine = self._shared.opened()

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Final
 
 from jobq.errors import BrokerError
 from jobq.model import DEFAULT_PRIORITY
-from jobq_rmq._declare import BROKEN, declare, open_channel
+from jobq_rmq._declare import BROKEN, MOURNING, declare, open_channel
 from jobq_rmq._errors import undeclared
 from jobq_rmq._fences import Fences, ask_until_quiet
 from jobq_rmq._inbox import Inboxes
@@ -68,6 +69,8 @@ class Consumers:
         self._tasks = set[asyncio.Task[None]]()
         self._fences = Fences(self._ask_all, self._spawn)
         self._prefetch = 0
+        self._mourning_until = 0.0
+        """If somebody deletes one queue, others may be gone of which we have not been told."""
         self._came = 0
         """How many messages have arrived."""
 
@@ -185,6 +188,7 @@ class Consumers:
         return [(queue, band) for queue in queues for band in BANDS if (queue, band) not in self._receivers]
 
     async def _start_missing(self, line: Line) -> bool:
+        await asyncio.sleep(self._mourning_until - time.monotonic())
         missing = self._missing()
         for queue in dict.fromkeys(queue for queue, _ in missing):
             await declare(line, self._topology.of_queue(queue), self._target)
@@ -270,6 +274,7 @@ class Consumers:
 
     def _forget(self, receiver: Receiver) -> bool:
         """Whether it was one that should receive."""
+        self._mourning_until = time.monotonic() + MOURNING
         if receiver is self._holding:
             self._holding = None
             return True

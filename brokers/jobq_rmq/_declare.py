@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from aiormq import Channel, Connection
 from aiormq.exceptions import AMQPError
@@ -13,6 +13,9 @@ from jobq_rmq._url import Target
 
 BROKEN = (AMQPError, OSError, RuntimeError, TimeoutError)
 """What the client library raises when a channel or its connection is lost or refused."""
+MOURNING: Final = 0.25
+"""Seconds before a queue that was deleted is made again. RabbitMQ 3.10 takes some milliseconds to tell consumers that
+it is gone; if it is there again by then, they are not told, and what is sent to them is lost."""
 
 
 async def open_channel(connection: Connection, target: Target, *, confirms: bool = False) -> Channel:

@@ -36,8 +36,8 @@ from jobq_rmq._stamps import Stamps
 from jobq_rmq._topology import Topology
 from jobq_rmq._url import Target
 
-_SLACK: Final = 0.1
-"""The share of a worker's concurrency that is prefetched beside what it runs."""
+_SLACK: Final = 10
+"""For so many jobs that a worker runs one more is prefetched, and for fewer none: it would wait behind a long one."""
 _MOST_PREFETCHED: Final = 0xFFFF
 _GOODBYE: Final = 1.0
 """Seconds that giving back may take when this process leaves."""
@@ -147,6 +147,7 @@ class Engine:
         )
 
     async def wait(self, queues: Sequence[str], seconds: float) -> None:
+        """On any loop: who waits for a job is woken where it is."""
         self._consumers.check()
         await self._consumers.wait(queues, seconds)
 
@@ -225,7 +226,7 @@ class Engine:
 
     def _prefetch(self) -> int:
         concurrency = sum(info.concurrency for info in self._workers.values())
-        return min(concurrency + max(1, round(concurrency * _SLACK)), _MOST_PREFETCHED)
+        return min(concurrency + concurrency // _SLACK, _MOST_PREFETCHED)
 
     def _is_known(self, arrival: Arrival) -> bool:
         return self._settler.is_known(arrival)

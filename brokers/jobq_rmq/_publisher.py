@@ -7,7 +7,7 @@ from typing import Final
 
 from jobq.errors import BrokerError, BrokerFull, BrokerUnavailable
 from jobq_rmq._confirms import Fate
-from jobq_rmq._declare import BROKEN, declare, open_channel
+from jobq_rmq._declare import BROKEN, MOURNING, declare, open_channel
 from jobq_rmq._errors import reason, unpublished
 from jobq_rmq._link import Link
 from jobq_rmq._messages import Message
@@ -19,10 +19,6 @@ from jobq_rmq._wire import Line
 
 _GLANCE: Final = 0.05
 """Seconds for which a server is waited for that was blocking already when somebody else waited for it."""
-
-_MOURNING: Final = 0.25
-"""Seconds before a queue that was deleted is made again. RabbitMQ 3.10 takes some milliseconds to tell the consumers of
-a quorum queue that it is gone; if it is there again by then, they are not told, and what is sent to them is lost."""
 
 
 class Publisher:
@@ -59,7 +55,7 @@ class Publisher:
         results = await self._try(messages)
         returned = [index for index, result in enumerate(results) if isinstance(result, _Returned)]
         if returned:  # somebody has deleted a queue: it is made again
-            await asyncio.sleep(_MOURNING)
+            await asyncio.sleep(MOURNING)
             self._queues.difference_update(messages[index].queue for index in returned)
             if any(messages[index].levels for index in returned):
                 self._ladder = deque(self._topology.ladder())
