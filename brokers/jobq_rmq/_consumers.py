@@ -116,8 +116,7 @@ class Consumers:
     async def stop(self) -> list[Arrival]:
         """Have no more jobs delivered. Returns those that were not claimed, which are to be given back."""
         async with self._starting:
-            for receiver in tuple(self._receivers.values()):
-                await receiver.stop(self._target.timeout)
+            await asyncio.gather(*(receiver.stop(self._target.timeout) for receiver in self._receivers.values()))
             with self._lock:
                 self._retired += self._receivers.values()
                 self._receivers.clear()

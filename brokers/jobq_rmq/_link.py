@@ -15,7 +15,7 @@ from jobq_rmq._url import Target
 from jobq_rmq._wire import Line
 
 _FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 30.0
+_LONGEST_PAUSE: Final = 5.0
 _GOODBYE: Final = 1.0
 
 log = logging.getLogger("jobq.rmq")

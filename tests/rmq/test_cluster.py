@@ -1,6 +1,7 @@
 """Three nodes that are one cluster, of which one is killed."""
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -65,6 +66,7 @@ class Producer:
             self.acked.append(f"{name}{number}")
 
 
+@pytest.mark.skipif("JOBQ_TEST_CLUSTER" not in os.environ, reason="for a quiet machine: JOBQ_TEST_CLUSTER=1")
 @pytest.mark.timeout(300)
 async def test_a_killed_leader_costs_no_job_and_who_was_connected_to_it_moves(cluster: Cluster) -> None:
     async with gateways(cluster) as ways:
