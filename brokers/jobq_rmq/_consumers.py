@@ -149,9 +149,11 @@ class Consumers:
 
     async def look(self, queues: Sequence[str]) -> None:
         """Return when a job of these queues has arrived, or it is certain that none was there."""
-        fence = self._fences.next()
-        fence.add_done_callback(lambda _: self._sleepers.wake())
-        await self._sleepers.until(lambda: fence.done() or self.has_any(queues))
+        arrival = self._spawn(self._sleepers.until(lambda: self.has_any(queues)))
+        try:
+            await asyncio.wait([self._fences.next(), arrival], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            arrival.cancel()  # nobody else is woken: who was would look, too, and wake others in turn
 
     def flush(self) -> None:
         """Send the acknowledgements."""

@@ -345,6 +345,18 @@ async def test_a_turn_that_waits_for_nothing_does_not_wait_for_the_thread_of_the
         assert await drain(broker) == []
 
 
+async def test_turns_that_find_nothing_wake_nobody_who_waits_for_jobs(space: Space) -> None:
+    async with RmqBroker(space.url()) as broker:
+        assert await drain(broker) == []
+        waiting = asyncio.create_task(broker.wait(["default"], 60))
+        for _ in range(3):
+            assert not (await claim(broker)).deliveries
+        assert not waiting.done()
+        await put(broker, "a")
+        async with asyncio.timeout(10):
+            await waiting
+
+
 async def test_what_comes_through_a_receiver_that_was_given_up_is_not_claimed_but_comes_again(space: Space) -> None:
     async with RmqBroker(space.url()) as broker:
         assert await drain(broker) == []
