@@ -268,6 +268,7 @@ class Consumers:
             if receiver.is_closed:
                 self._lost(self._inboxes.take_all(lambda arrival: arrival.receiver is receiver))
             else:
+                self._mourning_until = time.monotonic() + MOURNING
                 self._retired.append(receiver)
         if not receiver.is_closed:
             self._spawn(receiver.stop(self._target.timeout))
@@ -275,7 +276,6 @@ class Consumers:
 
     def _forget(self, receiver: Receiver) -> bool:
         """Whether it was one that should receive."""
-        self._mourning_until = time.monotonic() + MOURNING
         if receiver is self._holding:
             self._holding = None
             return True
