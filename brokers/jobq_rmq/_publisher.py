@@ -58,7 +58,7 @@ class Publisher:
             await asyncio.sleep(MOURNING)
             self._queues.difference_update(messages[index].queue for index in returned)
             if any(messages[index].levels for index in returned):
-                self._ladder = deque(self._topology.ladder())
+                self._ladder = self._whole_ladder()
             for index, result in zip(returned, await self._again([messages[i] for i in returned]), strict=True):
                 results[index] = result
         return results
@@ -134,7 +134,7 @@ class Publisher:
         ours: to believe that something is still there which somebody has deleted.
         """
         self._queues.clear()
-        self._ladder = deque(self._topology.ladder() if self._target.declares else ())
+        self._ladder = self._whole_ladder()
         self._full = False
         if self._topology.delays == "plugin":
             await probe(line, self._target)
@@ -143,6 +143,10 @@ class Publisher:
             self._outlet = Outlet(line.wire, await open_channel(line, self._target, confirms=True))
         except BROKEN as exc:
             raise BrokerUnavailable(f"RabbitMQ at {self._target.masked} was lost ({reason(exc)})") from exc
+
+    def _whole_ladder(self) -> deque[Entity]:
+        """All of it that we have to make."""
+        return deque(self._topology.ladder() if self._target.declares else ())
 
 
 class _Returned(BrokerUnavailable):
