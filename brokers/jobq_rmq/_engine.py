@@ -83,9 +83,9 @@ class Engine:
         self._handover.start()
 
     async def close(self) -> None:
-        await self._handover.stop()
         with suppress(BrokerError, TimeoutError):
             async with asyncio.timeout(_GOODBYE):
+                await self._handover.stop()
                 await self._settler.send_back(await self._consumers.stop())
                 await self._consumers.let_go()
         await self._consumers.close()

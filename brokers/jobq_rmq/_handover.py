@@ -59,6 +59,7 @@ class Handover:
         """What has been published and has not arrived, by message."""
         self._here = asyncio.Event()
         self._warned = False
+        self._looking = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -66,8 +67,12 @@ class Handover:
         self._task = asyncio.create_task(self._run(), name="jobq rmq hand-over")
 
     async def stop(self) -> None:
-        """What is held is no longer changed."""
-        if self._task is not None:
+        """What is held is no longer changed. What is being changed is waited for, unless whoever waits is cancelled."""
+        if self._task is None:
+            return
+        try:
+            await self._looking.acquire()  # cut midway, a copy of a job might be left behind
+        finally:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
@@ -75,7 +80,8 @@ class Handover:
         while True:
             await asyncio.sleep(self._target.handover / _LOOKS)
             try:
-                await self._look()
+                async with self._looking:
+                    await self._look()
             except BrokerError as exc:
                 log.warning("jobs that are held for long could not be held anew: %s", exc)
 
@@ -84,7 +90,7 @@ class Handover:
         with self._lock:
             long = self._ledger.older(moment)
             waiting = self._inboxes.take_all(lambda arrival: arrival.since < moment)
-        await self._settler.send_back(waiting)
+        await self._settler.leave(waiting)
         if long and self._target.declares:
             await self._consumers.hold(self._holder, self._arrive)
             await self._change(long)

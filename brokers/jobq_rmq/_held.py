@@ -111,11 +111,15 @@ class Ledger:
         """What became of the job of a message that has come again, if it has ended here."""
         return self._ended.pop(arrival.message, None)
 
-    def detach(self, unclaimed: Iterable[Arrival]) -> None:
-        """A channel is lost, or all, and with it what nobody has claimed: if that comes again, it was no crash."""
+    def excuse(self, unclaimed: Iterable[Arrival]) -> None:
+        """Nobody has claimed these: if they come again, it was no crash."""
         for arrival in unclaimed:
             if not arrival.redelivered:
                 self.remember(arrival.message, Released(arrival.stored.id, 0))
+
+    def detach(self, unclaimed: Iterable[Arrival]) -> None:
+        """A channel is lost, or all, and with it what nobody has claimed."""
+        self.excuse(unclaimed)
         self._detached = {held.arrival.message: held for held in self._all() if held.arrival.receiver.is_closed}
 
     def reattach(self, arrival: Arrival) -> bool:

@@ -77,21 +77,31 @@ class Settler:
         await self.send_back([arrival for arrival in arrivals if not self._consumers.put_back(arrival)])
 
     async def send_back(self, arrivals: Sequence[Arrival]) -> None:
-        """To the server, as they are: a message that is only refused would come again as if its worker had died."""
-        pairs = [
-            (arrival, self.instead(arrival) or _messages.copy(self._topology, arrival.stored))
-            for arrival in arrivals
-            if not arrival.receiver.is_closed
-        ]
-        for arrival, _ in await self._replace(pairs):
+        """To the server, as they are: a message that is only refused would come again as if its worker had died.
+
+        That is still done with those that cannot be published.
+        """
+        for arrival, _ in await self._replace(self._copies(arrivals)):
             arrival.receiver.nack([arrival])
+
+    async def leave(self, arrivals: Sequence[Arrival]) -> None:
+        """To the server, for others. Raises a `BrokerError` if some cannot be published: they can be taken here."""
+        await self.replace(self._copies(arrivals))
 
     async def replace(self, pairs: Sequence[tuple[Arrival, Message]]) -> None:
         """Publish messages in the place of others. Raises a `BrokerError` if some were not: they can be taken again."""
         failed = await self._replace(pairs)
         for arrival, _ in reversed(failed):
-            self._consumers.put_back(arrival)
+            if not self._consumers.put_back(arrival):
+                arrival.receiver.nack([arrival])
         raise_worst([error for _, error in failed], anything_stored=len(failed) < len(pairs))
+
+    def _copies(self, arrivals: Sequence[Arrival]) -> list[tuple[Arrival, Message]]:
+        return [
+            (arrival, self.instead(arrival) or _messages.copy(self._topology, arrival.stored))
+            for arrival in arrivals
+            if not arrival.receiver.is_closed
+        ]
 
     def needs_another(self, arrival: Arrival) -> bool:
         """Whether a message must not be claimed, because another has to take its place."""
@@ -150,6 +160,8 @@ class Settler:
         if not pairs:
             return []
         results: Sequence[BrokerError | None]
+        with self._lock:
+            self._ledger.excuse(arrival for arrival, _ in pairs)  # their channel may be lost meanwhile
         try:
             results = await self._publisher.publish([message for _, message in pairs])
         except BrokerError as exc:

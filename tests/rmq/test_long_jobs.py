@@ -11,8 +11,9 @@ import pytest
 from jobq.model import Again, Delivery, Done, Released, Trail
 from jobq_rmq import RmqBroker
 from jobq_rmq._topology import Kind
+from tests.proxy import Proxy
 from tests.rmq.node import Node, one
-from tests.rmq.tools import KINDS, Space, claim, collect, lease, put, space_on, until
+from tests.rmq.tools import KINDS, Space, claim, collect, drain, lease, put, soon, space_on, until
 
 LONGEST: Final = 2.0
 """Seconds that the node lets anybody hold a message; it looks twice a second."""
@@ -140,6 +141,38 @@ async def test_what_waits_for_a_slot_for_long_is_given_back_and_costs_no_channel
         assert not caplog.records
         ((found, _),) = await collect(broker, 1)
     assert (found.job.id, found.crashes) == ("third", ())
+
+
+async def test_what_waits_for_a_slot_while_the_server_is_out_of_memory_is_charged_no_crash(
+    space: Space, strict: Node
+) -> None:
+    url = space.url("quorum", handover=0.5, timeout=0.5)
+    async with holding(url, "first") as (broker, _):
+        await put(broker, "second")
+        alarm = strict.memory_alarm()
+        await asyncio.to_thread(alarm.__enter__)
+        try:
+            assert await patience_runs_out(broker, limit=0) == []
+        finally:
+            await asyncio.to_thread(alarm.__exit__, None, None, None)
+        found = [found for found, _ in await collect(broker, 1)]
+    # What was sent when the alarm began may have been stored in the end: then there are two.
+    assert {(one.job.id, one.crashes) for one in found} == {("second", ())}
+
+
+async def test_a_job_that_is_released_while_it_is_handed_over_comes_back_once(space: Space) -> None:
+    host, _, port = space.server.rpartition("@")[2].strip("/").partition(":")
+    async with Proxy(host, int(port)) as proxy:
+        server = space.server.replace(f":{port}", f":{proxy.port}")
+        async with holding(space.url("quorum", server, handover=0.5), "long") as (broker, (held,)):
+            _, engine = broker._shared.opened()
+            proxy.delay(50)
+            await soon(lambda: engine._handover._coming)
+            await claim(broker, Released(held.job.id, held.epoch), limit=0, queues=())
+    async with RmqBroker(space.url("quorum")) as other:
+        ((found, _),) = await collect(other, 1)
+        assert (found.job.id, found.crashes) == ("long", ())
+        assert await drain(other) == []
 
 
 async def test_a_process_that_ends_leaves_no_queue_behind(url: str, strict: Node, space: Space) -> None:
