@@ -81,10 +81,18 @@ def rabbitmq_url() -> str:
 
 
 @pytest.fixture(scope="session")
-def patient() -> Iterator[Node]:
-    """A node for tests that harm it and then leave it as it was."""
+def shared_node() -> Iterator[Node]:
+    """A node that tests share which look into it or harm it."""
     with one(*IMPATIENT) as node:
         yield node
+
+
+@pytest.fixture
+def patient(shared_node: Node) -> Node:
+    """That node, for tests that harm it and then leave it as it was. If one could not, it is started again."""
+    if not shared_node.server.answers():
+        shared_node.server.start()
+    return shared_node
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ Start servers from the main thread: they are told to end when the thread that st
 
 import gc
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -14,7 +15,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -31,6 +32,7 @@ TRIES: Final = 3
 PATIENCE: Final = 30.0
 LOG_TAIL: Final = 2000
 USER: Final = ("nobody", "nogroup")
+_PORTS: Final = range(10_240, 32_768)
 
 
 class ServerFailed(Exception):
@@ -220,11 +222,15 @@ def _as_a_mortal() -> list[str]:
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that was free a moment ago, and is none that systems give to whoever asks for any.
+
+    So nobody has taken it when its server is killed and comes back.
+    """
+    while True:
+        port = _PORTS[secrets.randbelow(len(_PORTS))]  # `random` begins anew with each test
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass(frozen=True)

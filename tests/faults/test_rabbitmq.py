@@ -200,7 +200,7 @@ async def test_what_a_frozen_worker_held_runs_elsewhere_and_when_it_is_back_noth
 
 async def test_a_killed_rabbitmq_has_lost_nothing_and_everybody_comes_back(patient: Node, tmp_path: Path) -> None:
     async with rabbitmq_field(patient.url, tmp_path, kind="classic") as field:
-        workers = [field.worker(grace=10), field.worker(grace=10)]  # a server that has just come back is slow to answer
+        workers = [field.worker(), field.worker()]
         async with Load(field):
             await field.started(50)
             await asyncio.to_thread(patient.server.kill)

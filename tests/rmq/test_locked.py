@@ -58,7 +58,7 @@ async def live(broker: RmqBroker, space: Space) -> None:
 
 
 @pytest.fixture(scope="module")
-def users(patient: Node) -> Iterator[dict[str, str]]:
+def users(shared_node: Node) -> Iterator[dict[str, str]]:
     """Servers' URLs with users of different rights; all of those are on prefixes of tests, and on nothing else."""
     prefix = rf"^t{os.getpid()}-\d+\."
     rights = {
@@ -67,7 +67,7 @@ def users(patient: Node) -> Iterator[dict[str, str]]:
         "producer": Rights("^$", rf"{prefix}(jobs|delay\..*)$", "^$"),
         "nobody": Rights("^$", "^$", "^$"),
     }
-    with patient.users(rights) as urls:
+    with shared_node.users(rights) as urls:
         yield urls
 
 

@@ -218,7 +218,7 @@ async def test_a_queue_that_is_deleted_under_its_worker_is_consumed_again(space:
         for number in range(3):
             await space.delete("high.default", "normal.default", "low.default")
             await client.perform_async(note, f"b{number}")
-            await soon(partial(runs.__contains__, f"b{number}"), 10)
+            await soon(partial(runs.__contains__, f"b{number}"), 5)
 
 
 @both
