@@ -28,7 +28,7 @@ class Link:
         self,
         target: Target,
         name: str,
-        on_up: Callable[[Line], Awaitable[None]],
+        on_up: Callable[[Line], Awaitable[object]],
         on_down: Callable[[], None] = lambda: None,
     ) -> None:
         self._target = target

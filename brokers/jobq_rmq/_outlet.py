@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 from aiormq import Channel
 
 from jobq_rmq import _frames
 from jobq_rmq._confirms import Confirms, Sending
-from jobq_rmq._declare import is_closed
+from jobq_rmq._declare import BROKEN, is_closed
 from jobq_rmq._messages import Message
 from jobq_rmq._wire import Wire
 
@@ -47,6 +48,12 @@ class Outlet:
         sending = self._confirms.expect(messages)
         self._wire.write(frames)
         return sending
+
+    async def retire(self, seconds: float) -> None:
+        """Close the channel after `seconds`, in which the server may still confirm what was sent."""
+        await asyncio.sleep(seconds)
+        with suppress(*BROKEN):
+            await self._channel.close(timeout=seconds)
 
     def _closed(self, closing: "asyncio.Future[object]") -> None:
         error = None if closing.cancelled() else closing.exception()

@@ -1,6 +1,7 @@
 """Publishing with confirms, on a connection that does nothing else: an alarm on the server blocks whoever publishes."""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -20,6 +21,8 @@ from jobq_rmq._wire import Line
 _GLANCE: Final = 0.05
 """Seconds for which a server is waited for that was blocking already when somebody else waited for it."""
 
+log = logging.getLogger("jobq.rmq")
+
 
 class Publisher:
     """Publishes messages, many at once. Lives on one event loop."""
@@ -34,6 +37,7 @@ class Publisher:
         self._ladder = deque[Entity]()
         """What of it is not known to be there."""
         self._preparing = asyncio.Lock()
+        self._retiring = set[asyncio.Task[None]]()
         self._full = False
         """Whether the server let somebody wait in vain, and nobody has seen it accept anything since."""
 
@@ -44,6 +48,9 @@ class Publisher:
     async def close(self) -> None:
         """End the connection."""
         await self._link.close()
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
 
     async def publish(self, messages: Sequence[Message]) -> list[BrokerError | None]:
         """For each message, None if it is stored, and else why not.
@@ -82,7 +89,21 @@ class Publisher:
             raise BrokerUnavailable(f"the connection to RabbitMQ at {self._target.masked} was lost")
         sending = outlet.send(messages)
         await asyncio.wait([sending.done], timeout=self._target.timeout)
+        if not sending.done.done() and outlet.is_open:
+            self._give_up(outlet)
         return [self._error(*pair, sending.reason) for pair in zip(messages, sending.fates, strict=True)]
+
+    def _give_up(self, outlet: Outlet) -> None:
+        """Publish on another channel from now on: on this one the server may never say anything again.
+
+        If a message is lost on its way to a quorum queue whose leader has died, all that the channel sends there later
+        waits behind it, for ever (RabbitMQ's issues 13095 and 14589).
+        """
+        if outlet is self._outlet:
+            log.warning("RabbitMQ at %s does not confirm jobs; trying another channel", self._target.masked)
+            self._outlet = None
+            self._retiring.add(task := asyncio.create_task(outlet.retire(self._target.timeout)))
+            task.add_done_callback(self._retiring.discard)
 
     def _at_once(self, messages: Sequence[Message]) -> Outlet | None:
         """The outlet, if nothing has to be waited for."""
@@ -107,19 +128,19 @@ class Publisher:
         """The outlet, when there is all that these messages need."""
         async with self._preparing:
             line = await self._link.get()
-            if self._outlet is None or self._outlet.is_closed:
-                await self._prepare(line)
+            outlet = self._outlet
+            if outlet is None or outlet.is_closed:
+                outlet = await self._prepare(line)
             for queue in {message.queue for message in messages} - self._queues:
                 await declare(line, self._topology.of_queue(queue), self._target)
                 self._queues.add(queue)
             if self._ladder and any(message.levels for message in messages):
                 await declare(line, _used_up(self._ladder), self._target)
-            assert self._outlet is not None
             try:
-                await self._outlet.room()
+                await outlet.room()
             except BROKEN as exc:
                 raise BrokerUnavailable(f"RabbitMQ at {self._target.masked} was lost ({reason(exc)})") from exc
-            return self._outlet
+            return outlet
 
     def _error(self, message: Message, fate: Fate, why: BaseException | None) -> BrokerError | None:
         if fate == "stored":
@@ -127,7 +148,7 @@ class Publisher:
         error = unpublished(fate, why, message, self._target)
         return _Returned(str(error)) if fate == "returned" and self._target.declares else error
 
-    async def _prepare(self, line: Line) -> None:
+    async def _prepare(self, line: Line) -> Outlet:
         """Open the channel, and see to what everybody needs.
 
         The channel is also opened again when a mistake in one publish has closed it for all. The mistake may have been
@@ -140,9 +161,10 @@ class Publisher:
             await probe(line, self._target)
         await declare(line, self._topology.base(), self._target)
         try:
-            self._outlet = Outlet(line.wire, await open_channel(line, self._target, confirms=True))
+            self._outlet = outlet = Outlet(line.wire, await open_channel(line, self._target, confirms=True))
         except BROKEN as exc:
             raise BrokerUnavailable(f"RabbitMQ at {self._target.masked} was lost ({reason(exc)})") from exc
+        return outlet
 
     def _whole_ladder(self) -> deque[Entity]:
         """All of it that we have to make."""

@@ -29,8 +29,9 @@ Mark = vm_memory_monitor:get_vm_memory_high_watermark(),
 vm_memory_monitor:set_vm_memory_high_watermark({absolute, 1}),
 Mark.
 """
-
-
+PUBLISHING: Final = """
+[pid_to_list(P) || P <- rabbit_channel:list_local(), rabbit_channel:info(P, [confirm]) == [{confirm, true}]].
+"""
 _USERS: Final = "rabbit_auth_backend_internal"
 
 
@@ -101,6 +102,16 @@ class Node:
             yield
         finally:
             self.eval(f"vm_memory_monitor:set_vm_memory_high_watermark({mark}).")
+
+    @contextmanager
+    def silence(self) -> Generator[None]:
+        """Inside, whoever publishes hears no more of it, on the channels that are there now."""
+        pids = self.eval(PUBLISHING)
+        self.eval(f"[sys:suspend(list_to_pid(P)) || P <- {pids}].")
+        try:
+            yield
+        finally:
+            self.eval(f"[catch sys:resume(list_to_pid(P), 1000) || P <- {pids}].")
 
     @contextmanager
     def users(self, rights: Mapping[str, Rights]) -> Generator[dict[str, str]]:

@@ -169,6 +169,21 @@ async def test_a_publish_during_a_lost_connection_waits_for_the_next_one(patient
         assert set(await drain(broker)) == {"a", "b"}
 
 
+async def test_a_channel_on_which_the_server_falls_silent_is_given_up(patient: Node) -> None:
+    async with space_on(patient.url) as space, RmqBroker(space.url("quorum", timeout=1)) as broker:
+        await put(broker, "a")
+        silence = patient.silence()
+        await asyncio.to_thread(silence.__enter__)
+        try:
+            with pytest.raises(OutcomeUnknown):
+                await put(broker, "b")
+            await put(broker, "c")
+            await put(broker, "d", delay=0.1)
+        finally:
+            await asyncio.to_thread(silence.__exit__, None, None, None)
+        assert {one.job.id for one, _ in await collect(broker, 3)} >= {"a", "c", "d"} - {"b"}
+
+
 @pytest.mark.timeout(120)
 async def test_confirmed_jobs_survive_a_kill_of_their_server(patient: Node) -> None:
     now, late = [f"{number}" for number in range(100)], [f"late {number}" for number in range(20)]
