@@ -62,6 +62,11 @@ class Confirms:
             self._pending[self._tag] = sending, index
         return sending
 
+    async def settled(self, seconds: float) -> None:
+        """Return when the server has spoken about all that was sent, or after `seconds`."""
+        if waiting := {sending.done for sending, _ in self._pending.values()}:
+            await asyncio.wait(waiting, timeout=seconds)
+
     def end(self, reason: BaseException | None) -> None:
         """The channel is closed."""
         pending, self._pending = self._pending, {}

@@ -50,8 +50,8 @@ class Outlet:
         return sending
 
     async def retire(self, seconds: float) -> None:
-        """Close the channel after `seconds`, in which the server may still confirm what was sent."""
-        await asyncio.sleep(seconds)
+        """Close the channel when the server has confirmed what was sent, or after `seconds`."""
+        await self._confirms.settled(seconds)
         with suppress(*BROKEN):
             await self._channel.close(timeout=seconds)
 

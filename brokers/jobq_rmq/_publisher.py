@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from jobq.errors import BrokerError, BrokerFull, BrokerUnavailable
-from jobq_rmq._confirms import Fate
+from jobq_rmq._confirms import Fate, Sending
 from jobq_rmq._declare import BROKEN, MOURNING, declare, open_channel
 from jobq_rmq._errors import reason, unpublished
 from jobq_rmq._link import Link
@@ -20,6 +20,10 @@ from jobq_rmq._wire import Line
 
 _GLANCE: Final = 0.05
 """Seconds for which a server is waited for that was blocking already when somebody else waited for it."""
+_CHANCES: Final = 4
+"""How often that is sent again which the server did not take: a second is enough to elect a leader."""
+
+_Result = tuple[Fate, BrokerError | None]
 
 log = logging.getLogger("jobq.rmq")
 
@@ -60,23 +64,33 @@ class Publisher:
         if not messages:
             return []
         results = await self._try(messages)
-        returned = [index for index, result in enumerate(results) if isinstance(result, _Returned)]
-        if returned:  # somebody has deleted a queue: it is made again
+        for _ in range(_CHANCES):
+            again = [index for index, (fate, _) in enumerate(results) if self._may_change(fate)]
+            if not again:
+                break
             await asyncio.sleep(MOURNING)
-            self._queues.difference_update(messages[index].queue for index in returned)
-            if any(messages[index].levels for index in returned):
-                self._ladder = self._whole_ladder()
-            for index, result in zip(returned, await self._again([messages[i] for i in returned]), strict=True):
+            self._doubt([messages[index] for index in again if results[index][0] == "returned"])
+            for index, result in zip(again, await self._again([messages[i] for i in again]), strict=True):
                 results[index] = result
-        return results
+        return [error for _, error in results]
 
-    async def _again(self, messages: Sequence[Message]) -> Sequence[BrokerError | None]:
+    def _may_change(self, fate: Fate) -> bool:
+        """Whether the server did not take it, and may the next time."""
+        return fate == "refused" or (fate == "returned" and self._target.declares)
+
+    def _doubt(self, returned: Sequence[Message]) -> None:
+        """Somebody has deleted a queue: it is made again."""
+        self._queues.difference_update(message.queue for message in returned)
+        if any(message.levels for message in returned):
+            self._ladder = self._whole_ladder()
+
+    async def _again(self, messages: Sequence[Message]) -> Sequence[_Result]:
         try:
             return await self._try(messages)
         except BrokerError as exc:  # others may be stored
-            return [exc] * len(messages)
+            return [("unknown", exc)] * len(messages)
 
-    async def _try(self, messages: Sequence[Message]) -> list[BrokerError | None]:
+    async def _try(self, messages: Sequence[Message]) -> list[_Result]:
         outlet = self._at_once(messages)
         if outlet is None:
             try:
@@ -89,17 +103,20 @@ class Publisher:
             raise BrokerUnavailable(f"the connection to RabbitMQ at {self._target.masked} was lost")
         sending = outlet.send(messages)
         await asyncio.wait([sending.done], timeout=self._target.timeout)
-        if not sending.done.done() and outlet.is_open:
+        if not sending.done.done() or "refused" in sending.fates:
             self._give_up(outlet)
-        return [self._error(*pair, sending.reason) for pair in zip(messages, sending.fates, strict=True)]
+        return [
+            (fate, self._error(fate, message, sending)) for message, fate in zip(messages, sending.fates, strict=True)
+        ]
 
     def _give_up(self, outlet: Outlet) -> None:
-        """Publish on another channel from now on: on this one the server may never say anything again.
+        """Publish on another channel from now on: on this one the server may never store anything again.
 
         If a message is lost on its way to a quorum queue whose leader has died, all that the channel sends there later
-        waits behind it, for ever (RabbitMQ's issues 13095 and 14589).
+        waits behind it, for ever (RabbitMQ's issues 13095 and 14589). And what is first sent there while no other
+        leader is elected is refused, as is all that follows (seen with RabbitMQ 3.10).
         """
-        if outlet is self._outlet:
+        if outlet is self._outlet and outlet.is_open:
             log.warning("RabbitMQ at %s does not confirm jobs; trying another channel", self._target.masked)
             self._outlet = None
             self._retiring.add(task := asyncio.create_task(outlet.retire(self._target.timeout)))
@@ -142,11 +159,8 @@ class Publisher:
                 raise BrokerUnavailable(f"RabbitMQ at {self._target.masked} was lost ({reason(exc)})") from exc
             return outlet
 
-    def _error(self, message: Message, fate: Fate, why: BaseException | None) -> BrokerError | None:
-        if fate == "stored":
-            return None
-        error = unpublished(fate, why, message, self._target)
-        return _Returned(str(error)) if fate == "returned" and self._target.declares else error
+    def _error(self, fate: Fate, message: Message, sending: Sending) -> BrokerError | None:
+        return None if fate == "stored" else unpublished(fate, sending.reason, message, self._target)
 
     async def _prepare(self, line: Line) -> Outlet:
         """Open the channel, and see to what everybody needs.
@@ -169,10 +183,6 @@ class Publisher:
     def _whole_ladder(self) -> deque[Entity]:
         """All of it that we have to make."""
         return deque(self._topology.ladder() if self._target.declares else ())
-
-
-class _Returned(BrokerUnavailable):
-    """The server had no queue for it."""
 
 
 def _used_up(entities: deque[Entity]) -> Iterator[Entity]:

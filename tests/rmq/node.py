@@ -103,6 +103,10 @@ class Node:
         finally:
             self.eval(f"vm_memory_monitor:set_vm_memory_high_watermark({mark}).")
 
+    def limit(self, prefix: str, definition: str) -> None:
+        """Set a policy for the queues of jobs that are ready under this prefix."""
+        self.ctl("set_policy", "jobq-test", rf"^{prefix}\.normal\.", definition, "--apply-to", "queues")
+
     @contextmanager
     def silence(self) -> Generator[None]:
         """Inside, whoever publishes hears no more of it, on the channels that are there now."""

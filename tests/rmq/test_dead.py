@@ -174,7 +174,7 @@ async def test_what_was_rejected_is_shown_with_the_servers_word_and_its_past(spa
 async def test_what_the_server_gives_up_by_its_own_limits_can_be_replayed(patient: Node) -> None:
     async with space_on(patient.url) as space, opened(space, "quorum") as (broker, letters):
         await put(broker, "a")
-        await set_limit(patient, space, '{"delivery-limit":1}')
+        await asyncio.to_thread(patient.limit, space.prefix, '{"delivery-limit":1}')
         await until(lambda: given_back(space, letters))
         [dead] = await letters.peek("default", 1)
         assert (dead.id, dead.reason) == ("a", "delivery_limit")
@@ -182,7 +182,7 @@ async def test_what_the_server_gives_up_by_its_own_limits_can_be_replayed(patien
         assert await drain(broker) == ["a"]
     async with space_on(patient.url) as space, opened(space, "classic") as (broker, letters):
         await put(broker, "b", "c")
-        await set_limit(patient, space, '{"max-length":1}')
+        await asyncio.to_thread(patient.limit, space.prefix, '{"max-length":1}')
         await space.has("dead.default", 1)
         [dead] = await letters.peek("default", 1)
         assert (dead.id, dead.reason) == ("b", "maxlen")
@@ -216,12 +216,6 @@ async def is_under_way(space: Space, before: int, replay: "asyncio.Future[int]")
 
 async def are_dead(letters: DeadLetters, names: set[str]) -> bool:
     return names <= {dead.id for dead in await letters.peek("default", MAX_PEEK)}
-
-
-async def set_limit(node: Node, space: Space, definition: str) -> None:
-    """Set a policy for the jobs that are ready; it says nothing to any other test."""
-    pattern = rf"^{space.prefix}\.normal\."
-    await asyncio.to_thread(node.ctl, "set_policy", "jobq-test", pattern, definition, "--apply-to", "queues")
 
 
 async def given_back(space: Space, letters: DeadLetters) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from jobq.errors import BrokerError, BrokerRefused, BrokerUnavailable, OutcomeUnknown
+from jobq.errors import BrokerError, BrokerFull, BrokerRefused, BrokerUnavailable, OutcomeUnknown
 from jobq.model import Stamp
 from jobq_rmq import RmqBroker, _messages
 from jobq_rmq._messages import Message
@@ -167,6 +167,24 @@ async def test_a_publish_during_a_lost_connection_waits_for_the_next_one(patient
         await asyncio.to_thread(patient.close_all_connections)
         await stored_at_last(broker, "b")
         assert set(await drain(broker)) == {"a", "b"}
+
+
+async def fill(broker: RmqBroker) -> None:
+    """Enqueue more than there is room for: a quorum queue takes some that it has no room for."""
+    for number in range(5):
+        await put(broker, f"b{number}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_full_queue_is_told_and_takes_jobs_when_there_is_room_again(patient: Node, kind: Kind) -> None:
+    async with space_on(patient.url) as space, RmqBroker(space.url(kind)) as broker:
+        await put(broker, "a")
+        await asyncio.to_thread(patient.limit, space.prefix, '{"max-length":1,"overflow":"reject-publish"}')
+        with pytest.raises(BrokerFull):
+            await fill(broker)
+        assert (await drain(broker))[0] == "a"
+        await put(broker, "c")
+        assert await drain(broker) == ["c"]
 
 
 async def test_a_channel_on_which_the_server_falls_silent_is_given_up(patient: Node) -> None:
