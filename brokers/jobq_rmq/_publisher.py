@@ -88,7 +88,8 @@ class Publisher:
         try:
             return await self._try(messages)
         except BrokerError as exc:  # others may be stored
-            return [("unknown", exc)] * len(messages)
+            failed: _Result = "unknown", exc
+            return [failed] * len(messages)
 
     async def _try(self, messages: Sequence[Message]) -> list[_Result]:
         outlet = self._at_once(messages)
