@@ -3,14 +3,15 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from contextlib import suppress
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from jobq.errors import OutcomeUnknown
 
 T = TypeVar("T")
+
+_GONE: Final = "the broker was closed meanwhile; it may have happened or not"
 
 
 class Home:
@@ -23,7 +24,9 @@ class Home:
 
     async def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Its result. A caller that is cancelled does not stop it."""
-        return await asyncio.wrap_future(_uncancellable(asyncio.run_coroutine_threadsafe(coroutine, self.loop)))
+        hop = _Hop(coroutine)
+        self.loop.call_soon_threadsafe(hop.begin)
+        return await hop.answer
 
     async def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Its result. A caller that is cancelled cancels it."""
@@ -51,22 +54,33 @@ class Home:
             self.loop.close()
 
 
-def _uncancellable(inner: "Future[T]") -> "Future[T]":
-    """A future that ends as `inner` does, and whose cancellation leaves that alone."""
-    outer = Future[T]()
+class _Hop(Generic[T]):
+    """A coroutine that runs on another loop, and its answer on this one.
 
-    def end(done: "Future[T]") -> None:
-        if not outer.set_running_or_notify_cancel():
-            return  # nobody is interested any more
-        if done.cancelled():
-            outer.set_exception(OutcomeUnknown("the broker was closed meanwhile; it may have happened or not"))
-        elif (error := done.exception()) is not None:
-            outer.set_exception(error)
+    It does what `asyncio.run_coroutine_threadsafe` does, without its locks; and whoever no longer waits ends nothing.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        self._coroutine = coroutine
+        self._here = asyncio.get_running_loop()
+        self.answer: asyncio.Future[T] = self._here.create_future()
+
+    def begin(self) -> None:
+        """On the other loop."""
+        asyncio.ensure_future(self._coroutine).add_done_callback(self._end)
+
+    def _end(self, done: "asyncio.Future[T]") -> None:
+        error = OutcomeUnknown(_GONE) if done.cancelled() else done.exception()
+        with suppress(RuntimeError):  # the loop of whoever waited is closed
+            self._here.call_soon_threadsafe(self._tell, done, error)
+
+    def _tell(self, done: "asyncio.Future[T]", error: BaseException | None) -> None:
+        if self.answer.done():
+            return
+        if error is not None:
+            self.answer.set_exception(error)
         else:
-            outer.set_result(done.result())
-
-    inner.add_done_callback(end)
-    return outer
+            self.answer.set_result(done.result())
 
 
 async def _cancel_the_rest() -> None:
