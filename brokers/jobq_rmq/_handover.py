@@ -19,6 +19,7 @@ from jobq_rmq import _messages
 from jobq_rmq._consumers import Consumers
 from jobq_rmq._held import Held, Ledger
 from jobq_rmq._inbox import Inboxes
+from jobq_rmq._link import end
 from jobq_rmq._publisher import Publisher
 from jobq_rmq._receiver import Arrival
 from jobq_rmq._settle import Settler
@@ -73,8 +74,7 @@ class Handover:
         try:
             await self._looking.acquire()  # cut midway, a copy of a job might be left behind
         finally:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
 
     async def _run(self) -> None:
         while True:

@@ -17,6 +17,7 @@ from jobq_rmq._wire import Line
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 _GOODBYE: Final = 1.0
+_AGAIN: Final = 0.1
 
 log = logging.getLogger("jobq.rmq")
 
@@ -68,8 +69,7 @@ class Link:
     async def close(self) -> None:
         """End it; a server that does not answer is not waited for."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
         if self._connection is not None:
             await _close(self._connection)
             self._connection = None
@@ -126,6 +126,17 @@ class Link:
                 raise unreachable(exc, self._target.masked) from exc
             raise
         return line
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancel it until it has ended.
+
+    Once is not enough: the library waits with `asyncio.wait_for`, which loses a cancellation in Python 3.11 that comes
+    in the moment in which the wait is over, and whoever goes on for ever after that would go on for ever.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=_AGAIN)
 
 
 def pauses() -> Iterator[float]:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 
@@ -10,6 +11,7 @@ from jobq.errors import BrokerUnavailable, OutcomeUnknown
 from jobq.model import Job, Stamp
 from jobq_rmq import RmqBroker
 from jobq_rmq._home import Home
+from jobq_rmq._link import end
 from tests.rmq.tidy import Namespace
 from tests.servers import free_port
 
@@ -41,6 +43,19 @@ async def test_who_enters_with_others_in_vain_may_try_again() -> None:
     for _ in range(2):
         errors = await asyncio.gather(*(use(broker, "a") for _ in range(3)), return_exceptions=True)
         assert [type(error) for error in errors] == [BrokerUnavailable] * 3
+
+
+async def test_who_loses_a_cancellation_is_ended_all_the_same() -> None:
+    async def lose_one() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(lose_one())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await end(task)
+    assert task.cancelled()
 
 
 async def test_what_is_under_way_when_its_loop_ends_is_unknown() -> None:
