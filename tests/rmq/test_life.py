@@ -46,15 +46,20 @@ async def test_who_enters_with_others_in_vain_may_try_again() -> None:
 
 
 async def test_who_loses_a_cancellation_is_ended_all_the_same() -> None:
+    waiting, lost = asyncio.Event(), asyncio.Event()
+
     async def lose_one() -> None:
         with suppress(asyncio.CancelledError):
+            waiting.set()
             await asyncio.Event().wait()
+        lost.set()
         await asyncio.Event().wait()
 
     task = asyncio.create_task(lose_one())
-    await asyncio.sleep(0)
+    await waiting.wait()
     async with asyncio.timeout(10):
         await end(task)
+    assert lost.is_set()
     assert task.cancelled()
 
 

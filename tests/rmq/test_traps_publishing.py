@@ -199,7 +199,10 @@ async def test_a_channel_on_which_the_server_falls_silent_is_given_up(patient: N
             await put(broker, "d", delay=0.1)
         finally:
             await asyncio.to_thread(silence.__exit__, None, None, None)
-        assert {one.job.id for one, _ in await collect(broker, 3)} >= {"a", "c", "d"} - {"b"}
+        left = {"a", "c", "d"}  # "b" may come as well
+        async with asyncio.timeout(20):
+            while left:
+                left -= {one.job.id for one, _ in await collect(broker, 1)}
 
 
 @pytest.mark.timeout(120)
