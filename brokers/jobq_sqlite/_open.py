@@ -32,6 +32,11 @@ _PRAGMAS: Final = (
     "PRAGMA cache_size = -4096",
     f"PRAGMA journal_size_limit = {WAL_LIMIT}",
 )
+# One statement, so that all is of one moment: another process may be making the schema.
+_IDENTITY: Final = (
+    "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)"
+    " FROM pragma_application_id, pragma_user_version"
+)
 _RETRY: Final = 0.002
 
 _log = logging.getLogger("jobq.sqlite")
@@ -112,13 +117,12 @@ def _prepare(db: sqlite3.Connection, place: Place, script: str) -> None:
 
 
 def _check(db: sqlite3.Connection, path: Path) -> None:
-    (application,) = db.execute("PRAGMA application_id").fetchone()
-    (objects,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    application, version, objects = db.execute(_IDENTITY).fetchone()
     if application != APPLICATION_ID and (application or objects):
         raise BrokerRefused(f"{path} is the database of another application; name another file")
-    if _version(db) > SCHEMA_VERSION:
+    if version > SCHEMA_VERSION:
         raise BrokerRefused(
-            f"{path} was written by a newer jobq (schema {_version(db)}, this one knows {SCHEMA_VERSION}). Upgrade jobq"
+            f"{path} was written by a newer jobq (schema {version}, this one knows {SCHEMA_VERSION}). Upgrade jobq"
         )
 
 

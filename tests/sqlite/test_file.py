@@ -2,17 +2,20 @@
 
 import logging
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobq.errors import BrokerRefused, BrokerUnavailable, ConfigError
 from jobq_sqlite import SqliteBroker
 from jobq_sqlite import _mounts as mounts
-from jobq_sqlite._open import APPLICATION_ID, SCHEMA_VERSION
+from jobq_sqlite._open import APPLICATION_ID, SCHEMA_VERSION, connect
 from jobq_sqlite._url import Place, parse
 from tests.sqlite.tools import fetch, put, raw, url_of
 
@@ -105,6 +108,46 @@ async def test_the_database_of_another_application_is_refused_and_left_alone(tmp
     before = path.read_bytes()
     await refused(url_of(path), "another application")
     assert path.read_bytes() == before
+
+
+class Interruption:
+    """Another opens the file, and makes its schema if it is allowed to, in front of the n-th statement of the first."""
+
+    def __init__(self, place: Place, statement: int) -> None:
+        self._place = place
+        self._left = statement
+        self._connect = sqlite3.connect
+        self._first = True
+        self.done = False
+
+    def connect(self, *given: Any, **options: Any) -> sqlite3.Connection:
+        db: sqlite3.Connection = self._connect(*given, **options)
+        if self._first:
+            self._first = False
+            db.set_trace_callback(self._count)
+        return db
+
+    def _count(self, _: str) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self.done = True
+            with suppress(BrokerUnavailable):  # the first has a lock
+                connect(self._place).close()
+
+
+def test_whenever_another_opens_a_new_file_both_can_use_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    number, done = 0, True
+    while done:
+        number += 1
+        place = Place(tmp_path / f"{number}.db", timeout=0.02)
+        other = Interruption(place, number)
+        with monkeypatch.context() as patched:
+            patched.setattr("sqlite3.connect", other.connect)
+            with closing(connect(place)) as db:
+                assert db.execute("SELECT count(*) FROM jobs").fetchone() == (0,)
+        connect(place).close()
+        done = other.done
+    assert number > 10
 
 
 async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
