@@ -46,7 +46,10 @@ class Capability(Flag):
     ATOMIC = auto()
     """Stores a chunk in one step: whole, or not at all."""
     GREEDY = auto()
-    """A turn brings as many jobs as there are, up to its limit; without it, only an empty turn says that it was all."""
+    """A turn brings as many jobs as there are, up to its limit.
+
+    Without it, only an empty turn of a worker that holds nothing says that it was all.
+    """
     CLOCK = auto()
     """Keeps the time itself: goes by the clock that it is given, and says when the next job is due."""
     LEASE = auto()

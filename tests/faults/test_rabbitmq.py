@@ -8,12 +8,15 @@ import os
 import random
 import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 import pytest
 
+from jobq.errors import BrokerFull, NotAllStored
+from jobq_rmq._topology import Kind
 from tests.faults.app import flaky, gate, in_thread, nap, now, order
 from tests.faults.conftest import rabbitmq_field
 from tests.faults.field import GRACE, Field, after, until
@@ -198,14 +201,48 @@ async def test_what_a_frozen_worker_held_runs_elsewhere_and_when_it_is_back_noth
     assert {run.pid for run in wired.ledger.of(gated)} == {zombie.pid, heir.pid}
 
 
-async def test_a_killed_rabbitmq_has_lost_nothing_and_everybody_comes_back(patient: Node, tmp_path: Path) -> None:
-    async with rabbitmq_field(patient.url, tmp_path, kind="classic") as field:
+@pytest.mark.parametrize(("planned", "kind"), [(False, "classic"), (True, "quorum")], ids=["killed", "planned"])
+async def test_a_restarted_rabbitmq_has_lost_nothing_and_everybody_comes_back(
+    patient: Node, tmp_path: Path, kind: Kind, *, planned: bool
+) -> None:
+    async with rabbitmq_field(patient.url, tmp_path, kind=kind) as field:
         workers = [field.worker(), field.worker()]
         async with Load(field):
             await field.started(50)
-            await asyncio.to_thread(patient.server.kill)
+            await asyncio.to_thread(patient.server.stop if planned else patient.server.kill)
             patient.server.start()
             seen = {worker.pid: len(field.ledger.by(worker.pid)) for worker in workers}
             await until(lambda: all(len(field.ledger.by(pid)) > count for pid, count in seen.items()), "both", BACK)
         cut_off(field)
         await field.settled()
+
+
+async def test_out_of_memory_stops_no_worker_and_keeps_none_from_stopping_and_nothing_is_lost(
+    patient: Node, tmp_path: Path
+) -> None:
+    async with rabbitmq_field(patient.url, tmp_path, timeout=1) as field:
+        gated = await field.enqueue(gate, "out", count=15)
+        failing = await field.enqueue(flaky, 3.0, 1, count=5)
+        steady, leaving = field.worker(), field.worker()
+        await field.started(20)
+        async with patient.out_of_memory():
+            await refused(field)
+            field.open("out")
+            await until(lambda: set(gated) <= field.ledger.ended(), "the end of what needs no message")
+            sent = now()
+            leaving.send(signal.SIGTERM)
+            assert await leaving.exit_code() == 0, leaving.log
+            assert leaving.ended is not None
+            assert leaving.ended - sent < (GRACE + SPARE) * SECOND, leaving.log
+        await field.enqueue(nap, 0, count=20)
+        cut_off(field)
+        field.oracle.doubles = len(failing)  # a retry that was sent when the alarm began may be stored in the end
+        await field.settled()
+        assert len(field.ledger.by(steady.pid)) >= 20 + len(failing)
+
+
+async def refused(field: Field) -> None:
+    """Enqueue until a call is refused: the server may still take the first."""
+    with suppress(BrokerFull, NotAllStored):
+        while True:
+            await field.enqueue(nap, 0)

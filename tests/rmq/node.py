@@ -1,13 +1,14 @@
 """Private RabbitMQ nodes, to be looked into and harmed; alone, or three that are one cluster.
 
 `rabbitmqctl` takes most of a second a call. What is here blocks: in a test that needs its event loop meanwhile, use
-`asyncio.to_thread`, but for starting servers, see `tests.servers`.
+`out_of_memory` or `asyncio.to_thread`, but for starting servers, see `tests.servers`.
 """
 
+import asyncio
 import json
 import secrets
-from collections.abc import Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -102,6 +103,16 @@ class Node:
             yield
         finally:
             self.eval(f"vm_memory_monitor:set_vm_memory_high_watermark({mark}).")
+
+    @asynccontextmanager
+    async def out_of_memory(self) -> AsyncGenerator[None]:
+        """The same, while the event loop goes on."""
+        alarm = self.memory_alarm()
+        await asyncio.to_thread(alarm.__enter__)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(alarm.__exit__, None, None, None)
 
     def limit(self, prefix: str, definition: str) -> None:
         """Set a policy for the queues of jobs that are ready under this prefix."""

@@ -149,12 +149,8 @@ async def test_what_waits_for_a_slot_while_the_server_is_out_of_memory_is_charge
     url = space.url("quorum", handover=0.5, timeout=0.5)
     async with holding(url, "first") as (broker, _):
         await put(broker, "second")
-        alarm = strict.memory_alarm()
-        await asyncio.to_thread(alarm.__enter__)
-        try:
+        async with strict.out_of_memory():
             assert await patience_runs_out(broker, limit=0) == []
-        finally:
-            await asyncio.to_thread(alarm.__exit__, None, None, None)
         found = [found for found, _ in await collect(broker, 1)]
     # What was sent when the alarm began may have been stored in the end: then there are two.
     assert {(one.job.id, one.crashes) for one in found} == {("second", ())}

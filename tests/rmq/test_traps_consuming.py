@@ -134,7 +134,7 @@ async def test_out_of_memory_is_told_in_time_and_stops_no_worker(patient: Node, 
         await client.perform_many([note.call(f"later {number}") for number in range(50)])
         async with working(url) as (_, worker):
             await soon(lambda: len(runs) == 10)
-            async with alarm(patient):
+            async with patient.out_of_memory():
                 with pytest.raises((BrokerFull, OutcomeUnknown)):  # a server may still take the first
                     await put(broker, "caught", queue="other")
                 for _ in range(3):
@@ -157,19 +157,8 @@ async def test_out_of_memory_is_told_in_time_and_stops_no_worker(patient: Node, 
         assert {"warm", "normal"} <= set(found)
 
 
-@asynccontextmanager
-async def alarm(patient: Node) -> AsyncGenerator[None]:
-    """The server is out of memory inside."""
-    context = patient.memory_alarm()
-    await asyncio.to_thread(context.__enter__)
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(context.__exit__, None, None, None)
-
-
 async def test_stopping_while_the_server_is_out_of_memory_takes_seconds_at_most(patient: Node, harmed: Space) -> None:
-    async with alarm(patient):
+    async with patient.out_of_memory():
         began = time.monotonic()
         async with RmqBroker(harmed.url(timeout=1)) as broker, Worker(app, broker, grace=0.1) as worker:
             for _ in range(2):

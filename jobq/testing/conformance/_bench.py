@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -113,10 +114,20 @@ class Hand:
             wanted = suspects and not any(len(delivery.crashes) >= SUSPECT_AFTER for delivery in found)
             turn = await self.turn(limit=limit - len(found), queues=queues, suspects=wanted)
             found += turn.deliveries
-            if not turn.deliveries and len(found) >= least:
-                return
-            if not turn.deliveries:
+            if turn.deliveries:
+                continue
+            if len(found) < least:
                 await self.broker.wait(queues, GUARD)
+            elif not turn.leased or await self._was_all(queues, suspects=wanted):
+                return
+
+    async def _was_all(self, queues: Sequence[str], *, suspects: bool) -> bool:
+        """Whether a worker that holds nothing finds nothing: then that is certain. What it finds it gives back."""
+        other = Hand(self.broker, msgspec.structs.replace(self.info, id=f"{self.info.id}-beside"))
+        await other.beat()
+        turn = await other.turn(limit=1, queues=queues, suspects=suspects)
+        await other.reconcile(lease=0)
+        return not turn.deliveries
 
     async def claim_one(self, *queues: str, suspects: bool = False) -> Delivery:
         """Claim exactly one job; fail if there is none."""
