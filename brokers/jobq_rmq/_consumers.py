@@ -30,6 +30,9 @@ _PRIORITY: Final[dict[Band, int]] = {
     "suspects": DEFAULT_PRIORITY,
 }
 
+_SURELY: Final = 0.005
+"""Seconds in which the next jobs arrive if there are any: until then the server is not asked, which costs it a lot."""
+
 log = logging.getLogger("jobq.rmq")
 
 
@@ -151,7 +154,9 @@ class Consumers:
         """Return when a job of these queues has arrived, or it is certain that none was there."""
         arrival = self._spawn(self._sleepers.until(lambda: self.has_any(queues)))
         try:
-            await asyncio.wait([self._fences.next(), arrival], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([arrival], timeout=_SURELY)
+            if not arrival.done():
+                await asyncio.wait([self._fences.next(), arrival], return_when=asyncio.FIRST_COMPLETED)
         finally:
             arrival.cancel()  # nobody else is woken: who was would look, too, and wake others in turn
 
