@@ -4,14 +4,14 @@ import os
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from jobq._checks import nearest
 from jobq.broker import Broker, BrokerFactory
 from jobq.clock import Clock
 from jobq.errors import ConfigError, MissingExtra, UnknownBroker
 
-__all__ = ["broker_of", "open_broker", "resolve_url"]
+__all__ = ["broker_of", "open_broker", "resolve_url", "with_store"]
 
 GROUP: Final = "jobq.brokers"
 _DEFAULT_URLS: Final = {
@@ -22,6 +22,7 @@ _DEFAULT_URLS: Final = {
     "sqlite": "sqlite:///jobq.db",
 }
 _SCHEMES: Final = {"rediss": "redis", "unix": "redis", "amqp": "rmq", "amqps": "rmq", "postgresql": "postgres"}
+_WITH_STORES: Final = ("rmq",)
 _FILES: Final = (".db", ".sqlite", ".sqlite3")
 
 
@@ -40,6 +41,17 @@ def resolve_url(name_or_url: str, environ: Mapping[str, str] | None = None) -> s
     return url
 
 
+def with_store(name_or_url: str, store: str) -> str:
+    """The URL of a broker that is to have another one beside it, for what it cannot do itself.
+
+    Raises `ConfigError` for a broker that keeps everything itself, and what `resolve_url` raises.
+    """
+    url = resolve_url(name_or_url)
+    if _name(url) not in _WITH_STORES:
+        raise ConfigError(f"{_name(url)} keeps everything itself: leave out the store, which is for RabbitMQ")
+    return f"{url}{'&' if '?' in url else '?'}store={quote(resolve_url(store), safe='')}"
+
+
 def broker_of(broker: object, *, clock: Clock | None = None) -> Broker:
     """`broker` if it is one, or the one that it names. Raises as `open_broker` does."""
     if isinstance(broker, str):
@@ -56,12 +68,11 @@ def open_broker(name_or_url: str, *, clock: Clock | None = None) -> Broker:
     Raises `UnknownBroker`, `MissingExtra` (with the line to install it), or `ConfigError` for a bad URL.
     """
     url = resolve_url(name_or_url)
-    scheme = _scheme(url)
-    base = scheme.partition("+")[0]
-    name = _SCHEMES.get(base, base)
     installed = _installed()
-    entry = installed.get(name)
+    entry = installed.get(_name(url))
     if entry is None:
+        scheme = _scheme(url)
+        base = scheme.partition("+")[0]
         names = ", ".join(sorted(installed)) or "none (is jobq itself installed? try: pip install jobq)"
         near = nearest(base, [*installed, *(alias for alias, name in _SCHEMES.items() if name in installed)])
         raise UnknownBroker(f"no installed broker serves {scheme + '://'!r}; installed are: {names}.{near}")
@@ -70,6 +81,12 @@ def open_broker(name_or_url: str, *, clock: Clock | None = None) -> Broker:
 
 def _installed() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def _name(url: str) -> str:
+    """Of the broker that serves it."""
+    base = _scheme(url).partition("+")[0]
+    return _SCHEMES.get(base, base)
 
 
 def _scheme(url: str) -> str:

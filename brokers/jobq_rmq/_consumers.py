@@ -30,7 +30,7 @@ _PRIORITY: Final[dict[Band, int]] = {
     "suspects": DEFAULT_PRIORITY,
 }
 
-_SURELY: Final = 0.005
+_SURELY: Final = 0.05
 """Seconds in which the next jobs arrive if there are any: until then the server is not asked, which costs it a lot."""
 
 log = logging.getLogger("jobq.rmq")

@@ -42,8 +42,14 @@ def _split(context: click.Context, option: click.Parameter, values: Sequence[str
     envvar="JOBQ_BROKER",
     default="sqlite:///jobq.db",
     show_default=True,
-    help="Where the jobs are: a URL, or the name of an installed broker: sqlite, redis, memory. A name takes its URL "
-    "from JOBQ_<NAME>_URL or is that broker's usual local address.",
+    help="Where the jobs are: a URL, or the name of an installed broker: sqlite, redis, rmq, memory. A name takes its "
+    "URL from JOBQ_<NAME>_URL or is that broker's usual local address.",
+)
+@click.option(
+    "--store",
+    metavar="URL|NAME",
+    envvar="JOBQ_STORE",
+    help="The broker that is to keep what RabbitMQ cannot. No feature needs one yet, so it is refused for now.",
 )
 @click.option(
     "-q",
@@ -122,6 +128,7 @@ def worker(**options: Any) -> None:
 
 
 def _run(settings: Settings, origin: orphans.Origin) -> int:
+    settings = settings.for_store()
     settings.check()
     settings = replace(settings, app=app_name(settings.app))
     if settings.reload:

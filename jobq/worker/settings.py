@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from jobq.app import App
 from jobq.errors import ConfigError
-from jobq.plugins import open_broker, resolve_url
+from jobq.plugins import open_broker, resolve_url, with_store
 from jobq.worker.options import WorkerOptions, queues_of
 
 __all__ = ["PARENT", "SEAT", "Settings"]
@@ -27,6 +27,7 @@ class Settings:
 
     app: str | None
     broker: str
+    store: str | None = None
     queues: tuple[str, ...] = ()
     concurrency: int = 100
     processes: int = 1
@@ -49,6 +50,10 @@ class Settings:
                 "Leave --processes out, or use --broker sqlite:///jobq.db"
             )
 
+    def for_store(self) -> Self:
+        """With the store as an option of the broker's URL. Raises `ConfigError`."""
+        return replace(self, broker=with_store(self.broker, self.store), store=None) if self.store else self
+
     def for_app(self, app: App) -> Self:
         """With the queues filled in: those that the app's tasks name, in equal shares."""
         return self if self.queues else replace(self, queues=queues_of(app.registry))
@@ -64,6 +69,7 @@ class Settings:
         values = {
             "JOBQ_APP": self.app or "",
             "JOBQ_BROKER": self.broker,
+            "JOBQ_STORE": self.store or "",
             "JOBQ_QUEUES": ",".join(self.queues),
             "JOBQ_QUEUE": "",
             "JOBQ_CONCURRENCY": str(self.concurrency),

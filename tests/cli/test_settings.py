@@ -12,7 +12,8 @@ from jobq.worker.settings import Settings
 NAMES = [field.name for field in fields(Settings)]
 UNUSUAL = Settings(
     app="unusual:app",
-    broker="redis://unusual:1/7",
+    broker="amqp://unusual:1/7",
+    store="redis://unusual:1/7",
     queues=("mail:3", "other"),
     concurrency=3,
     processes=4,

@@ -215,6 +215,8 @@ def test_a_burst_does_not_wait_for_the_broker(project: Project) -> None:
         (["sample:app", "--broker", "kafka"], "'kafka' is no broker: give a URL, or one of memory, redis, rmq, sqlite"),
         (["sample:app", "--broker", "kafka://x"], "no installed broker serves 'kafka://'; installed are: memory"),
         (["sample:app", "--broker", "memory", "-p", "2"], "memory:// lives inside one process"),
+        (["sample:app", "--broker", "rmq", "--store", "redis"], "no broker can be a store yet"),
+        (["sample:app", "--store", "redis"], "sqlite keeps everything itself: leave out the store"),
         (["sample:app", "--concurrency", "0"], "0 is not in the range x>=1"),
         (["sample:app", "--grace", "soon"], "'soon' is not a valid float"),
         (["sample:app", "--grace", "nan"], "grace is nan; it is a number of seconds"),

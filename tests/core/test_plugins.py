@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from jobq import errors, plugins
-from jobq.plugins import open_broker, resolve_url
+from jobq.plugins import open_broker, resolve_url, with_store
 from jobq_memory import MemoryBroker
 
 Install = Callable[..., None]
@@ -57,6 +57,27 @@ def test_a_short_name_stands_for_its_variable_or_the_usual_address(
     given: str, environ: dict[str, str], url: str
 ) -> None:
     assert resolve_url(given, environ) == url
+
+
+@pytest.mark.parametrize(
+    ("given", "store", "url"),
+    [
+        (
+            "amqp://h/?type=classic",
+            "redis://:p@r/1?a=b",
+            "amqp://h/?type=classic&store=redis%3A%2F%2F%3Ap%40r%2F1%3Fa%3Db",
+        ),
+        ("amqps://h", "sqlite", "amqps://h?store=sqlite%3A%2F%2F%2Fjobq.db"),
+    ],
+)
+def test_a_store_is_an_option_of_its_brokers_url(given: str, store: str, url: str) -> None:
+    assert with_store(given, store) == url
+
+
+@pytest.mark.parametrize("given", ["sqlite:///jobs.db", "redis", "memory://"])
+def test_a_broker_that_keeps_everything_itself_has_no_store(given: str) -> None:
+    with pytest.raises(errors.ConfigError, match="keeps everything itself"):
+        with_store(given, "redis")
 
 
 def test_the_environment_is_looked_at_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
