@@ -28,9 +28,9 @@ def test_a_signal_lets_running_jobs_finish(project: Project, number: int) -> Non
 def test_what_does_not_finish_is_given_back_without_an_attempt(project: Project) -> None:
     project.enqueue(forever.call())
     for _ in range(2):
+        count = len(project.notes) + 1
         worker = project.worker("--grace", 0)
         worker.expect("loop ")
-        count = len(project.notes) + 1
         project.noted("forever", count)
         worker.send(SIGTERM)
         assert worker.wait() == 0
