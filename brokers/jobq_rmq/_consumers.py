@@ -31,7 +31,7 @@ _PRIORITY: Final[dict[Band, int]] = {
 }
 
 _SURELY: Final = 0.05
-"""Seconds in which the next jobs arrive if there are any: until then the server is not asked, which costs it a lot."""
+"""Seconds in which the next jobs arrive if there are any: until then the server is not asked, which costs CPU time."""
 
 log = logging.getLogger("jobq.rmq")
 
