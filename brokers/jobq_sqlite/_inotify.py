@@ -6,8 +6,8 @@ from contextlib import suppress
 from typing import Final
 
 WRITTEN: Final = 0x2
-RUNG: Final = 0x10
-"""Closed by somebody who did not write: what `ring` causes."""
+CLOSED: Final = 0x10
+"""Closed by somebody who did not write."""
 
 
 class FileWatch:
@@ -29,12 +29,6 @@ class FileWatch:
     def close(self) -> None:
         """Stop watching."""
         os.close(self._fd)
-
-
-def ring(path: str) -> None:
-    """Tell those who watch `path` that there is something to see. It costs microseconds, and leaves the file alone."""
-    with suppress(OSError):
-        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
 
 def watch(path: str, event: int) -> FileWatch | None:

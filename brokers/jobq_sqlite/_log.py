@@ -27,6 +27,10 @@ class Log:
         """Until it has been brought to the disk: it has the name of the log."""
         self._torn = False
 
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._fd
+
     def size(self) -> int:
         """In bytes."""
         return os.fstat(self._fd).st_size

@@ -74,12 +74,14 @@ def patiently(attempt: Callable[[], None], timeout: float, latest: Callable[[], 
 
     SQLite's own waiting backs off to 100 ms, so that one busy writer can starve all others for seconds.
     """
-    end = time.monotonic() + timeout
+    end = math.inf
     while True:
         try:
             return attempt()
         except sqlite3.OperationalError as exc:
-            if not is_busy(exc) or time.monotonic() >= min(end, latest()):
+            now = time.monotonic()
+            end = min(end, now + timeout)
+            if not is_busy(exc) or now >= min(end, latest()):
                 raise
         time.sleep(_RETRY)
 

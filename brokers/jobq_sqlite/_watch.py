@@ -13,8 +13,9 @@ from typing import Final, Self
 from jobq.clock import Clock
 from jobq.errors import BrokerError
 from jobq_sqlite._errors import is_busy
-from jobq_sqlite._inotify import RUNG, WRITTEN, watch
+from jobq_sqlite._inotify import WRITTEN, watch
 from jobq_sqlite._open import connect
+from jobq_sqlite._ring import Ear
 from jobq_sqlite._sleepers import Sleeper
 from jobq_sqlite._thread import Servant
 from jobq_sqlite._url import Place
@@ -84,6 +85,7 @@ class Watcher:
     def _watch(self, db: sqlite3.Connection, bell: "_Bell") -> None:
         before = None
         while not self._closing:
+            bell.listen(on=bool(self._sleepers))
             try:
                 version = db.execute("PRAGMA data_version").fetchone()
                 self._look(db, everybody=version != before)
@@ -113,7 +115,7 @@ class _Bell:
 
     def __init__(self, poked: socket.socket, log: str) -> None:
         self._poked = poked
-        self._rung = watch(log, RUNG)
+        self._ear = Ear(log)
         self._written = watch(log, WRITTEN)
         self._settling: Iterator[float] = iter(())
 
@@ -121,8 +123,8 @@ class _Bell:
         self._poke, self._told, self._any = (selectors.DefaultSelector() for _ in range(3))
         for selector, sources in (
             (self._poke, (self._poked,)),
-            (self._told, (self._poked, self._rung)),
-            (self._any, (self._poked, self._rung, self._written)),
+            (self._told, (self._poked, self._ear.heard)),
+            (self._any, (self._poked, self._ear.heard, self._written)),
         ):
             for source in sources:
                 if source is not None:
@@ -134,9 +136,13 @@ class _Bell:
     ) -> None:
         for selector in (self._poke, self._told, self._any):
             selector.close()
-        for file in (self._rung, self._written):
-            if file is not None:
-                file.close()
+        self._ear.close()
+        if self._written is not None:
+            self._written.close()
+
+    def listen(self, *, on: bool) -> None:
+        """Let others know whether to ring. Who begins has to look after that."""
+        self._ear.listen(on=on)
 
     def wait(self, *, changed: bool, anybody: bool) -> None:
         """Return when it is time for another look; never, if there is nobody to wake and nobody pokes."""
@@ -144,7 +150,7 @@ class _Bell:
             self._settling = iter(())
         if not anybody:
             self._poke.select()
-        elif self._rung is None or self._written is None:
+        elif self._ear.heard is None or self._written is None:
             self._poke.select(_POLL)
         elif (pause := next(self._settling, None)) is not None:
             self._told.select(pause)  # not at each of many writes
@@ -153,7 +159,7 @@ class _Bell:
         self._clear()
 
     def _clear(self) -> None:
-        for file in (self._rung, self._written):
+        for file in (self._ear.heard, self._written):
             if file is not None:
                 file.clear()
         with suppress(BlockingIOError):

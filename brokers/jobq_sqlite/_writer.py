@@ -14,9 +14,9 @@ from typing import Any, Final, TypeVar
 from jobq.clock import Clock
 from jobq.errors import BrokerRefused, BrokerUnavailable, OutcomeUnknown
 from jobq_sqlite._errors import is_busy, primary_code, translate
-from jobq_sqlite._inotify import ring
 from jobq_sqlite._log import Log
 from jobq_sqlite._open import WAL_LIMIT, connect, patiently
+from jobq_sqlite._ring import ring
 from jobq_sqlite._sleepers import sleepers_of
 from jobq_sqlite._sql import Tx
 from jobq_sqlite._stamps import stamps_of
@@ -130,12 +130,9 @@ class Writer:
         while verb is not None:
             batch.append(verb)
             weight += verb.weight
-            if weight >= _MOST_JOBS:
+            if weight >= _MOST_JOBS or self._calls.empty():
                 break
-            try:
-                verb = self._calls.get_nowait()
-            except Empty:
-                break
+            verb = self._calls.get_nowait()  # nobody else takes any
         else:
             self._calls.put(None)  # the end is for the next look
         return batch
@@ -169,7 +166,7 @@ class Writer:
         durable = [verb for verb in stored if verb.durable]
         if any(verb.wakes for verb in stored):
             self.sleepers.wake()  # before the callers know, who may go to sleep themselves
-            ring(self._log.path)
+            ring(self._log.path, self._log.fileno())
         if durable:
             self._sync(db, durable)
             self._servant.post(_answer, batch)

@@ -9,11 +9,13 @@ from subprocess import PIPE, Popen
 import pytest
 
 from jobq_sqlite import SqliteBroker
+from jobq_sqlite._inotify import FileWatch, watch
 from tests.sqlite.tools import CHILD, child, fetch, line_of, raw, url_of
 
 GUARD = 20
 PROMPT = 2
-"""Seconds. It takes a few milliseconds; to look every 50 ms is the net below, so this can miss neither by accident."""
+"""Seconds. It takes a few milliseconds."""
+DELETED = 0x400
 
 
 async def read_line(process: "Popen[str]") -> str:
@@ -24,11 +26,19 @@ def cannot_watch(path: str, event: int) -> None:
     del path, event
 
 
-@pytest.mark.parametrize("watched", [True, False])
+def sees_no_writes(path: str, event: int) -> FileWatch | None:
+    del event
+    return watch(path, DELETED)
+
+
+@pytest.mark.parametrize("how", ["by all means", "by the ring alone", "by polling"])
 async def test_a_job_of_another_process_wakes_a_sleeper(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, watched: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    if not watched:
+    if how == "by the ring alone":
+        monkeypatch.setattr("jobq_sqlite._watch.watch", sees_no_writes)
+        monkeypatch.setattr("jobq_sqlite._watch._SLOW_POLL", GUARD)
+    elif how == "by polling":
         monkeypatch.setattr("jobq_sqlite._watch.watch", cannot_watch)
     url = url_of(tmp_path / "jobs.db")
     async with SqliteBroker(url) as broker, asyncio.timeout(GUARD):
