@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any, Final, cast
 
 from aiormq import Connection
-from aiormq.exceptions import ChannelAccessRefused, ConnectionCommandInvalid
+from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed, ConnectionCommandInvalid
 
 from jobq.errors import BrokerRefused
 from jobq_rmq._declare import BROKEN
@@ -26,7 +26,7 @@ async def probe(connection: Connection, target: Target) -> None:
     try:
         async with asyncio.timeout(target.timeout):
             await _ask(connection)
-    except ConnectionCommandInvalid as exc:
+    except (ConnectionCommandInvalid, ChannelPreconditionFailed) as exc:  # the latter since 4.0
         raise BrokerRefused(
             f"RabbitMQ at {target.masked} has no plug-in for delayed messages that is enabled ({reason(exc)}). "
             f"{_INSTEAD}, or: rabbitmq-plugins enable rabbitmq_delayed_message_exchange"
@@ -47,8 +47,8 @@ def check_version(version: str, url: str) -> None:
 async def _ask(connection: Connection) -> None:
     """Ask for the default exchange to be of the plug-in's type, which no server allows, whatever the user's rights.
 
-    It looks at the type first, and ends the connection if there is none such, also if an exchange of that type was left
-    behind. So this is done on another connection, and makes nothing.
+    It looks at the type first, and if there is none such, it ends the channel or, before 4.0, the connection; also if
+    an exchange of that type was left behind. So this is done on another connection, and makes nothing.
     """
     other = Connection(connection.url, client_properties={"connection_name": "jobq probing"})
     try:

@@ -42,11 +42,11 @@ async def test_a_job_that_is_retried_thirty_times_arrives_thirty_times(space: Sp
     await space.has("normal.default", 2)
     channel = await space.connection.channel()
     message: DeliveredMessage = await channel.basic_get(f"{space.prefix}.normal.default")
-    assert set(message.header.properties.headers or ()) == {"jobq-trail"} | counted(kind)
+    assert set(message.header.properties.headers or ()) - counted(kind) == {"jobq-trail"}
 
 
 def counted(kind: Kind) -> set[str]:
-    """What the server itself adds; quorum queues count a message that was given back."""
+    """What the server itself may add: before RabbitMQ 4.0, quorum queues count a message that was given back."""
     return {"x-delivery-count"} if kind == "quorum" else set()
 
 
