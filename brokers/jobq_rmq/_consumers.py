@@ -11,7 +11,7 @@ from typing import Final
 
 from jobq.errors import BrokerError
 from jobq.model import DEFAULT_PRIORITY
-from jobq_rmq._declare import BROKEN, MOURNING, declare, open_channel
+from jobq_rmq._declare import BROKEN, MOURNING, declare, is_missing, open_channel
 from jobq_rmq._errors import undeclared
 from jobq_rmq._fences import Fences, ask_until_quiet
 from jobq_rmq._inbox import Inboxes
@@ -136,7 +136,7 @@ class Consumers:
         async with self._starting:
             holder, self._holder, receiver = self._holder, None, self._holding
             if holder is not None and receiver is not None and receiver.is_settled and not receiver.is_closed:
-                await receiver.delete(self._topology.held(holder[0]), self._target.timeout)
+                await receiver.delete(self._target.timeout)
 
     def put_back(self, arrival: Arrival) -> bool:
         """Make it the next job of its queue; False if that is no longer consumed here."""
@@ -182,10 +182,10 @@ class Consumers:
                 await self._sleepers.once(unless=lambda: self.has_any(queues))
 
     async def _ask_all(self) -> None:
-        names = [(self._topology.ready(*key), receiver) for key, receiver in self._receivers.items()]
+        receivers = list(self._receivers.values())
 
         async def ask() -> None:
-            await asyncio.gather(*(receiver.fence(name, self._target.timeout) for name, receiver in names))
+            await asyncio.gather(*(receiver.fence(self._target.timeout) for receiver in receivers))
 
         await ask_until_quiet(ask, lambda: self._came, self._prefetch)
 
@@ -231,9 +231,9 @@ class Consumers:
     ) -> Receiver | None:
         """A receiver, unless it has already ended."""
         channel = await open_channel(line, self._target)
-        receiver = Receiver(line.wire, channel, read, on_arrival, self._ended)
+        receiver = Receiver(line.wire, channel, name, read, on_arrival=on_arrival, on_end=self._ended)
         try:
-            await receiver.start(name, prefetch, self._target.timeout)
+            await receiver.start(prefetch, self._target.timeout)
         except BROKEN:
             self._abandon(receiver)
             raise
@@ -266,7 +266,7 @@ class Consumers:
         self._sleepers.wake()
 
     def _ended(self, receiver: Receiver) -> None:
-        """Its queue was deleted, or its channel was closed: go on with another."""
+        """Go on with another."""
         with self._lock:
             if not self._forget(receiver):
                 return
@@ -275,9 +275,25 @@ class Consumers:
             else:
                 self._mourning_until = time.monotonic() + MOURNING
                 self._retired.append(receiver)
-        if not receiver.is_closed:
-            self._spawn(receiver.stop(self._target.timeout))
-        self._spawn(self._repair())
+        self._spawn(self._repair(receiver))
+
+    async def _look_after(self, receiver: Receiver) -> None:
+        """The server has cancelled it: settle what it has received, unless the server has taken that back.
+
+        It does if it lost patience with a job (from RabbitMQ 4.3 on; those before close the channel), and does not if
+        the queue was deleted: then it is for us alone to store the next attempt.
+        """
+        try:
+            deleted = await is_missing(self._link.now, receiver.queue, self._target)
+        except BrokerError:  # the connection is lost, and all with it
+            return
+        if deleted:
+            await receiver.stop(self._target.timeout)
+            return
+        with self._lock:
+            if receiver in self._retired:
+                self._retired.remove(receiver)
+                self._abandon(receiver)
 
     def _forget(self, receiver: Receiver) -> bool:
         """Whether it was one that should receive."""
@@ -291,7 +307,9 @@ class Consumers:
         log.warning("jobs of queue %r no longer came in; consuming it again", key[0])
         return True
 
-    async def _repair(self) -> None:
+    async def _repair(self, ended: Receiver) -> None:
+        if not ended.is_closed:
+            await self._look_after(ended)
         try:
             await self._consume_again(self._link.now)
         except BrokerError as exc:

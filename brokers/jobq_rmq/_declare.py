@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Any, Final, cast
 
 from aiormq import Channel, Connection
-from aiormq.exceptions import AMQPError
+from aiormq.exceptions import AMQPError, ChannelNotFoundEntity
 
 from jobq_rmq._errors import undeclared
 from jobq_rmq._topology import Binding, Entity, Exchange, Queue
@@ -27,6 +27,20 @@ async def open_channel(connection: Connection, target: Target, *, confirms: bool
 def is_closed(channel: Channel) -> bool:
     """Whether it is, or is about to be: the server's word for it comes a moment before the library's."""
     return channel.is_closed or cast("Any", channel)._close_exception is not None  # noqa: SLF001 - there is no other
+
+
+async def is_missing(connection: Connection, queue: str, target: Target) -> bool:
+    """Whether it is certain that there is no such queue."""
+    try:
+        channel = await open_channel(connection, target)
+        await channel.queue_declare(queue, passive=True, timeout=target.timeout)
+    except ChannelNotFoundEntity:
+        return True
+    except BROKEN:
+        return False
+    with suppress(*BROKEN):
+        await channel.close(timeout=target.timeout)
+    return False
 
 
 async def declare(connection: Connection, entities: Iterable[Entity], target: Target) -> None:

@@ -38,19 +38,23 @@ Read = Callable[[Properties, bytes], Stored]
 class Receiver:
     """Receives from one queue and settles what came from it.
 
-    `on_end` is called when it receives nothing any more, because the queue was deleted or the channel closed.
+    `on_end` is called when it receives nothing any more: the queue was deleted, the channel closed, or the server has
+    taken back what it received.
     """
 
     def __init__(
         self,
         wire: Wire,
         channel: Channel,
+        queue: str,
         read: Read,
+        *,
         on_arrival: Callable[[Arrival], None],
         on_end: Callable[["Receiver"], None],
     ) -> None:
         self._wire = wire
         self._channel = channel
+        self.queue = queue
         self._read = read
         self._on_arrival = on_arrival
         self._on_end = on_end
@@ -80,14 +84,14 @@ class Receiver:
         """Whether the server has been told what became of all that was received."""
         return not self._acked and self._highest == self._lowest - 1 + len(self._settled)
 
-    async def start(self, name: str, prefetch: int, seconds: float) -> None:
-        """Have at most `prefetch` unsettled messages of the queue `name` delivered. Raises the library's exceptions."""
+    async def start(self, prefetch: int, seconds: float) -> None:
+        """Have at most `prefetch` unsettled messages delivered. Raises the library's exceptions."""
         channel = self._channel
         await channel.basic_qos(prefetch_count=prefetch, timeout=seconds)
         channel.on_consumer_cancel_callbacks.add(self._ended)
         cast("Any", channel).closing.add_done_callback(self._ended)
         self._wire.intakes[channel.number] = Intake(self._receive)
-        answer = await channel.basic_consume(name, _never, timeout=seconds)
+        answer = await channel.basic_consume(self.queue, _never, timeout=seconds)
         self._consumer = answer.consumer_tag or ""
 
     async def stop(self, seconds: float) -> None:
@@ -105,21 +109,21 @@ class Receiver:
         """The connection is lost, which the channel may be the last to know."""
         self._lost = True
 
-    async def delete(self, name: str, seconds: float) -> None:
-        """Delete the queue that it receives from, unless there is something in it."""
+    async def delete(self, seconds: float) -> None:
+        """Delete the queue, unless there is something in it."""
         await self.stop(seconds)
         with suppress(*BROKEN):
-            answer = await self._channel.queue_declare(name, passive=True, timeout=seconds)
+            answer = await self._channel.queue_declare(self.queue, passive=True, timeout=seconds)
             if not answer.message_count:
-                await self._channel.queue_delete(name, timeout=seconds)
+                await self._channel.queue_delete(self.queue, timeout=seconds)
 
-    async def fence(self, name: str, seconds: float) -> None:
-        """Return when all has arrived that was in the queue `name` before, as far as the prefetch allows.
+    async def fence(self, seconds: float) -> None:
+        """Return when all has arrived that was in the queue before, as far as the prefetch allows.
 
         From RabbitMQ 4.3 on, the server wants a user for this who may configure the queue.
         """
         with suppress(*BROKEN):
-            await self._channel.queue_declare(name, passive=True, timeout=seconds)
+            await self._channel.queue_declare(self.queue, passive=True, timeout=seconds)
 
     def ack(self, arrival: Arrival) -> None:
         """Have the server forget it, with the next `flush`."""

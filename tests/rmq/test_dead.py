@@ -219,10 +219,10 @@ async def are_dead(letters: DeadLetters, names: set[str]) -> bool:
 
 
 async def given_back(space: Space, letters: DeadLetters) -> bool:
-    """Take what is ready and give it back; whether that was once too often."""
+    """Take what is ready and lose it; whether that was once too often."""
     channel = await space.connection.channel()
     message = await channel.basic_get(f"{space.prefix}.normal.default")
     if message.delivery_tag is not None:
-        await channel.basic_nack(message.delivery_tag, requeue=True)
+        await channel.basic_reject(message.delivery_tag, requeue=True)
     await channel.close()
     return await letters.count("default") == 1

@@ -80,10 +80,23 @@ async def test_a_job_that_the_server_would_not_wait_for_runs_once(
     assert not caplog.records  # no channel was closed
 
 
-async def test_without_that_the_server_gives_a_long_job_to_somebody_else(space: Space) -> None:
-    url = space.url(handover=60)
+async def test_without_that_the_server_takes_a_long_job_away(space: Space, caplog: pytest.LogCaptureFixture) -> None:
+    url = space.url("quorum", handover=60)
     async with holding(url, "long"), RmqBroker(url) as other:
-        assert [delivery.job.id for delivery in await patience_runs_out(other)] == ["long"]
+        await patience_runs_out(other)
+    assert "no longer came in" in caplog.text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_long_job_that_was_taken_away_and_comes_back_is_the_one_that_runs_here(
+    space: Space, kind: Kind
+) -> None:
+    url = space.url(kind, handover=60)
+    async with holding(url, "long") as (broker, (held,)):
+        assert await patience_runs_out(broker) == []
+        assert not (await claim(broker, Done(held.job.id, held.epoch), limit=0)).refused
+    async with RmqBroker(url) as last:
+        assert await drain(last) == []
 
 
 async def test_a_long_job_that_fails_runs_again_with_its_priority_and_its_past(url: str) -> None:

@@ -6,6 +6,7 @@ A server that has the plug-in is not to be had from Debian: what needs one runs 
 import math
 import os
 import random
+import re
 import time
 from collections.abc import AsyncIterator
 
@@ -111,9 +112,10 @@ async def test_a_server_without_the_plug_in_is_refused_before_anything_is_made(s
         async with RmqBroker(space.url(delay="plugin", declare=declare)):
             pass
     text = str(caught.value)
-    assert text.startswith("RabbitMQ at amqp://guest:***@")
-    for part in ("x-delayed-message", "?delay=ttl", "rabbitmq-plugins enable rabbitmq_delayed_message_exchange"):
-        assert part in text
+    assert re.match(r"RabbitMQ .*at amqp://guest:\*\*\*@", text)
+    assert "?delay=ttl" in text
+    too_new = "4.2 is the last that can" in text
+    assert too_new or ("x-delayed-message" in text and "rabbitmq-plugins enable" in text)
     channel = await space.connection.channel()
     with pytest.raises(ChannelNotFoundEntity):
         await channel.exchange_declare(space.topology().jobs, passive=True)
