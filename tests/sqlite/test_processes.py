@@ -2,7 +2,9 @@
 
 import asyncio
 import signal
+import sqlite3
 import sys
+import threading
 from pathlib import Path
 from subprocess import PIPE, Popen
 
@@ -10,6 +12,7 @@ import pytest
 
 from jobq_sqlite import SqliteBroker
 from jobq_sqlite._inotify import FileWatch, watch
+from jobq_sqlite._watch import Watcher
 from tests.sqlite.tools import CHILD, child, fetch, line_of, raw, url_of
 
 GUARD = 20
@@ -55,6 +58,48 @@ async def test_a_job_of_another_process_wakes_a_sleeper(
         async with asyncio.timeout(PROMPT):
             await sleeper
         assert [delivery.job.id for delivery in await fetch(broker)] == ["a"]
+        assert await process.wait() == 0
+
+
+async def test_a_job_that_is_stored_while_a_sleeper_looks_for_one_is_rung_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobq_sqlite._watch.watch", sees_no_writes)
+    monkeypatch.setattr("jobq_sqlite._watch._SLOW_POLL", GUARD)
+    looked, armed, stored = threading.Event(), threading.Event(), threading.Event()
+    look = Watcher._look
+
+    def look_slowly(self: Watcher, db: sqlite3.Connection, *, everybody: bool) -> None:
+        look(self, db, everybody=everybody)
+        looked.set()
+        if armed.is_set() and self._sleepers:
+            armed.clear()
+            stored.wait(GUARD)
+
+    monkeypatch.setattr(Watcher, "_look", look_slowly)
+    url = url_of(tmp_path / "jobs.db")
+    async with SqliteBroker(url) as broker, asyncio.timeout(GUARD):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(CHILD), "enqueue_one", url, "a"), stdin=PIPE, stdout=PIPE
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"open\n"
+        await broker.wait(["default"], 0.1)
+        assert broker._watcher is not None
+        looked.clear()
+        broker._watcher._poke()  # nobody is there any more
+        await asyncio.to_thread(looked.wait, GUARD)
+        armed.set()
+        sleeper = asyncio.ensure_future(broker.wait(["default"], 60))
+        while armed.is_set():
+            await asyncio.sleep(0.001)
+        process.stdin.write(b"\n")
+        assert await process.stdout.readline() == b"stored\n"
+        assert not sleeper.done()
+        stored.set()
+        async with asyncio.timeout(PROMPT):
+            await sleeper
         assert await process.wait() == 0
 
 
