@@ -219,7 +219,7 @@ async def are_dead(letters: DeadLetters, names: set[str]) -> bool:
 
 
 async def given_back(space: Space, letters: DeadLetters) -> bool:
-    """Take what is ready and lose it; whether that was once too often."""
+    """Take what is ready and refuse it; whether that was once too often."""
     channel = await space.connection.channel()
     message = await channel.basic_get(f"{space.prefix}.normal.default")
     if message.delivery_tag is not None:

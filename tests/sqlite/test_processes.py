@@ -34,6 +34,17 @@ def sees_no_writes(path: str, event: int) -> FileWatch | None:
     return watch(path, DELETED)
 
 
+async def enqueuer(url: str) -> tuple[asyncio.subprocess.Process, asyncio.StreamWriter, asyncio.StreamReader]:
+    """Another process that stores the job "a" when a line is written to it, and then says so."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(CHILD), "enqueue_one", url, "a"), stdin=PIPE, stdout=PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"open\n"
+    return process, process.stdin, process.stdout
+
+
 @pytest.mark.parametrize("how", ["by all means", "by the ring alone", "by polling"])
 async def test_a_job_of_another_process_wakes_a_sleeper(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
@@ -45,16 +56,11 @@ async def test_a_job_of_another_process_wakes_a_sleeper(
         monkeypatch.setattr("jobq_sqlite._watch.watch", cannot_watch)
     url = url_of(tmp_path / "jobs.db")
     async with SqliteBroker(url) as broker, asyncio.timeout(GUARD):
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, str(CHILD), "enqueue_one", url, "a"), stdin=PIPE, stdout=PIPE
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert await process.stdout.readline() == b"open\n"
+        process, ask, _ = await enqueuer(url)
         sleeper = asyncio.ensure_future(broker.wait(["default"], 60))
         await asyncio.wait([sleeper], timeout=0.1)
         assert not sleeper.done()
-        process.stdin.write(b"\n")
+        ask.write(b"\n")
         async with asyncio.timeout(PROMPT):
             await sleeper
         assert [delivery.job.id for delivery in await fetch(broker)] == ["a"]
@@ -66,7 +72,7 @@ async def test_a_job_that_is_stored_while_a_sleeper_looks_for_one_is_rung_for(
 ) -> None:
     monkeypatch.setattr("jobq_sqlite._watch.watch", sees_no_writes)
     monkeypatch.setattr("jobq_sqlite._watch._SLOW_POLL", GUARD)
-    looked, armed, stored = threading.Event(), threading.Event(), threading.Event()
+    looked, armed, looking, stored = (threading.Event() for _ in range(4))
     look = Watcher._look
 
     def look_slowly(self: Watcher, db: sqlite3.Connection, *, everybody: bool) -> None:
@@ -74,28 +80,23 @@ async def test_a_job_that_is_stored_while_a_sleeper_looks_for_one_is_rung_for(
         looked.set()
         if armed.is_set() and self._sleepers:
             armed.clear()
+            looking.set()
             stored.wait(GUARD)
 
     monkeypatch.setattr(Watcher, "_look", look_slowly)
     url = url_of(tmp_path / "jobs.db")
     async with SqliteBroker(url) as broker, asyncio.timeout(GUARD):
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, str(CHILD), "enqueue_one", url, "a"), stdin=PIPE, stdout=PIPE
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert await process.stdout.readline() == b"open\n"
+        process, ask, answer = await enqueuer(url)
         await broker.wait(["default"], 0.1)
         assert broker._watcher is not None
         looked.clear()
         broker._watcher._poke()  # nobody is there any more
-        await asyncio.to_thread(looked.wait, GUARD)
+        assert await asyncio.to_thread(looked.wait, GUARD)
         armed.set()
         sleeper = asyncio.ensure_future(broker.wait(["default"], 60))
-        while armed.is_set():
-            await asyncio.sleep(0.001)
-        process.stdin.write(b"\n")
-        assert await process.stdout.readline() == b"stored\n"
+        assert await asyncio.to_thread(looking.wait, GUARD)
+        ask.write(b"\n")
+        assert await answer.readline() == b"stored\n"
         assert not sleeper.done()
         stored.set()
         async with asyncio.timeout(PROMPT):
