@@ -58,6 +58,8 @@ def contenders(broker: str, *, peers: bool) -> list[Contender]:
             return [_jobq(), _raw("redis"), *([_taskiq("taskiq_on_redis", _TASKIQ)] if peers else [])]
         case "rmq" | "rmq-classic":
             return [_jobq(), _raw("rmq"), *([_taskiq("taskiq_on_rmq", _TASKIQ_RMQ)] if peers else [])]
+        case "postgres":
+            return [_jobq(), _raw("postgres", "one", "bulk", "drain")]
         case "sqlite":
             return [_jobq(), _raw("sqlite"), *([_huey()] if peers else [])]
         case _:
@@ -79,9 +81,9 @@ def _jobq_worker(url: str, concurrency: int) -> list[str]:
     return [*command, "--broker", url, "--concurrency", str(concurrency)]
 
 
-def _raw(broker: str) -> Contender:
-    rows = frozenset({"one", "together", "bulk", "drain"})
-    return Contender(role="raw", name="raw loop", client=_program(f"raw_{broker}"), rows=rows)
+def _raw(broker: str, *rows: str) -> Contender:
+    measured = frozenset(rows or {"one", "together", "bulk", "drain"})
+    return Contender(role="raw", name="raw loop", client=_program(f"raw_{broker}"), rows=measured)
 
 
 def _taskiq(app: str, requirements: Sequence[str]) -> Contender:

@@ -19,7 +19,7 @@ from benchmarks.rows import ROUNDS, ROWS, Sizes, Values, measure
 
 __all__ = ["main"]
 
-BROKERS: Final = ("redis", "rmq", "rmq-classic", "sqlite", "memory")
+BROKERS: Final = ("redis", "rmq", "rmq-classic", "postgres", "sqlite", "memory")
 
 
 class Run:

@@ -3,6 +3,8 @@
 import os
 import shutil
 import socket
+import subprocess
+import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +52,9 @@ def place(broker: str, directory: Path, processes: Processes) -> Generator[Place
             yield _rabbitmq(directory, processes, "quorum")
         case "rmq-classic":
             yield _rabbitmq(directory, processes, "classic")
+        case "postgres":
+            with _postgres(processes) as server:
+                yield server
         case "sqlite":
             yield Place(f"sqlite:///{directory}/jobs.db")
         case _:
@@ -65,6 +70,47 @@ def _redis(directory: Path, processes: Processes) -> Place:
     server = processes.start([*command, "--dir", str(directory)])
     wait_for(lambda: _answers(port), 10, "redis-server")
     return Place(f"redis://127.0.0.1:{port}/0", server.pid)
+
+
+@contextmanager
+def _postgres(processes: Processes) -> Generator[Place]:
+    """A server with its own defaults, which makes what it commits durable."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
+    binary = str(found[-1]) if found else shutil.which("postgres")
+    if binary is None:
+        raise Failed("there is no postgres; install it (Debian: apt-get install postgresql)")
+    directory = Path(tempfile.mkdtemp(prefix="jobq-bench-", dir="/var/tmp"))  # on disk, and where anybody may go
+    data, port = directory / "data", _free_port()
+    try:
+        mortal = _given_to_a_mortal(directory)
+        init = [*mortal, str(Path(binary).with_name("initdb")), "-D", str(data), "-U", "jobq", "--auth=trust"]
+        subprocess.run([*init, "--no-locale", "-E", "UTF8"], check=True, stdout=subprocess.DEVNULL, cwd=directory)
+        options = [
+            "-D",
+            str(data),
+            "-p",
+            str(port),
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-c",
+            "unix_socket_directories=",
+        ]
+        server = processes.start([*mortal, binary, *options])
+        user = b"user\0jobq\0database\0postgres\0\0"
+        hello = (8 + len(user)).to_bytes(4, "big") + (3 << 16).to_bytes(4, "big") + user
+        wait_for(lambda: _answers(port, hello, b"R"), 20, "postgres")
+        yield Place(f"postgresql://jobq@127.0.0.1:{port}/postgres", server.pid)
+        processes.stop(server)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _given_to_a_mortal(directory: Path) -> list[str]:
+    """What to put before a command that refuses to be run by root."""
+    if os.geteuid() != 0:
+        return []
+    shutil.chown(directory, "nobody", "nogroup")
+    return ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups", "--"]
 
 
 def _rabbitmq(directory: Path, processes: Processes, kind: str) -> Place:

@@ -73,6 +73,17 @@ TARGETS: Final[dict[str, dict[str, Sequence[Target]]]] = {
     },
     "rmq": _RMQ,
     "rmq-classic": _RMQ,
+    "postgres": {
+        "one": (Target(0.60, "raw"),),
+        "together": (Target(12, "one"),),
+        "bulk": (Target(0.40, "raw"),),
+        "drain": (Target(0.50, "raw"),),
+        "naps": (Target(1.00),),
+        "p50": (Target(2.5),),
+        "p99": (Target(6),),
+        "cpu": (Target(0.25),),
+        **_MEMORY,
+    },
     "sqlite": {
         "one": (Target(0.50, "raw"),),
         "together": (Target(10, "one"),),

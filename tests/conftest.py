@@ -13,7 +13,7 @@ from jobq.testing import ManualClock
 from jobq_memory import MemoryBroker
 from tests.rmq.node import IMPATIENT, Node, one
 from tests.servers import Found, begin, go_without
-from tests.services import RABBITMQ, REDIS, SERVICES, Service
+from tests.services import POSTGRES, RABBITMQ, REDIS, SERVICES, Service
 
 
 def importable(package: str) -> bool:
@@ -25,7 +25,10 @@ def importable(package: str) -> bool:
     return True
 
 
-OURS = ["jobq", *(name for name in ("jobq_memory", "jobq_sqlite", "jobq_redis", "jobq_rmq") if importable(name))]
+OURS = [
+    "jobq",
+    *(name for name in ("jobq_memory", "jobq_sqlite", "jobq_redis", "jobq_rmq", "jobq_postgres") if importable(name)),
+]
 
 pytest.register_assert_rewrite("tests.machine", "tests.model")
 
@@ -81,6 +84,12 @@ def rabbitmq_url() -> str:
 
 
 @pytest.fixture(scope="session")
+def postgres_url() -> str:
+    """A database that all tests share: each must use a schema of its own."""
+    return server_url(POSTGRES)
+
+
+@pytest.fixture(scope="session")
 def shared_node() -> Iterator[Node]:
     """A node that tests share which look into it or harm it."""
     with one(*IMPATIENT) as node:
@@ -98,7 +107,9 @@ def patient(shared_node: Node) -> Node:
 @pytest.fixture(autouse=True)
 def _no_blocked_loop() -> Iterator[None]:
     """Fail tests in which our code blocks an event loop."""
-    with blockbuster_ctx(OURS, excluded_modules=["jobq.testing"]):
+    with blockbuster_ctx(OURS, excluded_modules=["jobq.testing"]) as watched:
+        for function in watched.functions.values():
+            function.can_block_in("asyncpg/connect_utils.py", "_parse_connect_dsn_and_args")  # looks for files at home
         yield
 
 

@@ -120,7 +120,7 @@ class Server:
 
     def stop(self) -> None:
         """Ask it to end, and wait for it."""
-        self._end(signal.SIGTERM)
+        self._end(self.service.ending)
 
     def pause(self) -> None:
         """SIGSTOP: connections stay open and nothing is answered."""

@@ -1,6 +1,7 @@
 """The kinds of servers that tests use: how each is found, installed, configured, started and greeted."""
 
 import shutil
+import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ class Service:
     """What each server of this kind needs to have running beside it."""
     starting: float = 20.0
     """Seconds that a start may take."""
+    ending: signal.Signals = signal.SIGTERM
+    """Asks it to end."""
 
     @property
     def variable(self) -> str:
@@ -179,4 +182,37 @@ RABBITMQ: Final = Service(
     companion=EPMD,
     starting=45.0,
 )
-SERVICES: Final = (REDIS, RABBITMQ)
+
+
+def _postgres_command(place: Place) -> list[str]:
+    """Initialise the directory once, then become the server."""
+    data, tools = place.directory / "data", Path(place.binary).parent
+    init = f"{tools}/initdb -D {data} -U jobq --auth=trust --no-sync --no-locale -E UTF8"
+    start = f"exec {place.binary} -D {data} -p {place.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories="
+    return ["/bin/sh", "-c", f"test -e {data} || {init} || exit 1; {start} $POSTGRES_ARGUMENTS"]
+
+
+def _postgres_environment(place: Place) -> dict[str, str]:
+    return {"POSTGRES_ARGUMENTS": "-c fsync=off -c full_page_writes=off -c max_connections=200"}
+
+
+def _postgres_answers(host: str, port: int) -> bool:
+    """Whether it takes connections: one that is still recovering says so to who tries."""
+    user = b"user\0jobq\0database\0postgres\0\0"
+    hello = (8 + len(user)).to_bytes(4, "big") + (3 << 16).to_bytes(4, "big") + user
+    return _reply(host, port, hello).startswith(b"R")
+
+
+POSTGRES: Final = Service(
+    name="postgres",
+    binaries=(*(f"/usr/lib/postgresql/{version}/bin/postgres" for version in range(19, 11, -1)), "postgres"),
+    package="postgresql",
+    image="postgres:16",
+    image_port=5432,
+    url="postgresql://jobq@{host}:{port}/postgres",
+    command=_postgres_command,
+    answers=_postgres_answers,
+    environment=_postgres_environment,
+    ending=signal.SIGINT,  # SIGTERM waits for its clients
+)
+SERVICES: Final = (REDIS, RABBITMQ, POSTGRES)

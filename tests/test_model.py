@@ -12,7 +12,7 @@ from jobq.broker import BrokerFactory
 from jobq_memory import MemoryBroker
 from tests.conftest import server_url
 from tests.machine import check
-from tests.services import REDIS
+from tests.services import POSTGRES, REDIS
 
 SHRINKING: Final = 360
 """Seconds for a test that fails: Hypothesis takes up to five minutes to make its example small."""
@@ -45,3 +45,9 @@ def test_the_redis_broker_answers_like_the_model() -> None:
     redis, url = factory("jobq_redis", "RedisBroker"), server_url(REDIS)
     run = f"model-{os.getpid()}"
     check(lambda clock: redis(f"{url}?namespace={run}-{next(numbers)}", clock=clock))
+
+
+def test_the_postgres_broker_answers_like_the_model() -> None:
+    postgres, url = factory("jobq_postgres", "PostgresBroker"), server_url(POSTGRES)
+    run = f"model_{os.getpid()}"
+    check(lambda clock: postgres(f"{url}?schema={run}_{next(numbers)}", clock=clock))

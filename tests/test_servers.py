@@ -111,13 +111,13 @@ def debian(tmp_path: Path, _nothing_here: None, monkeypatch: pytest.MonkeyPatch)
 
 
 def inhabitants(directory: Path) -> list[int]:
-    """The processes that run in this directory."""
+    """The processes that run in this directory, or in one below."""
     return [int(process.name) for process in Path("/proc").glob("[0-9]*") if runs_in(process, directory)]
 
 
 def runs_in(process: Path, directory: Path) -> bool:
     try:
-        return (process / "cwd").readlink() == directory
+        return (process / "cwd").readlink().is_relative_to(directory)
     except OSError:  # it has ended, or is not ours to look into
         return False
 

@@ -14,6 +14,8 @@ from jobq_memory import MemoryBroker
 
 Install = Callable[..., None]
 
+INSTALLED = "memory, postgres, redis, rmq, sqlite"
+
 
 def only(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> None:
     """Have these plug-ins installed and no others."""
@@ -88,7 +90,10 @@ def test_the_environment_is_looked_at_by_default(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("redsi", "'redsi' is no broker: give a URL, or one of memory, redis, rmq, sqlite. Did you mean 'redis'?"),
+        (
+            "redsi",
+            "'redsi' is no broker: give a URL, or one of memory, postgres, redis, rmq, sqlite. Did you mean 'redis'?",
+        ),
         ("kafka", r"'kafka' is no broker: .*sqlite\.$"),
         ("", "'' is no broker"),
         ("jobs.db", r"'jobs.db' is no broker: .* A file is sqlite:///jobs.db$"),
@@ -96,7 +101,10 @@ def test_the_environment_is_looked_at_by_default(monkeypatch: pytest.MonkeyPatch
         ("redsi://localhost", "no installed broker serves 'redsi://'; installed are: .*. Did you mean 'redis'?"),
         ("redisss://localhost", "Did you mean 'rediss'?"),
         ("sqlite3:///jobs.db", "Did you mean 'sqlite'?"),
-        ("kafka://localhost", r"no installed broker serves 'kafka://'; installed are: memory, redis, rmq, sqlite\.$"),
+        (
+            "kafka://localhost",
+            r"no installed broker serves 'kafka://'; installed are: memory, postgres, redis, rmq, sqlite\.$",
+        ),
         ("://x", "no installed broker serves '://'"),
     ],
 )

@@ -1,0 +1,115 @@
+"""The protocol: each verb is one function of the schema's, called on a connection that nobody else uses meanwhile."""
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Self, cast
+
+from jobq.broker import Capability, DeadLetters
+from jobq.clock import SYSTEM_CLOCK, Clock
+from jobq.model import Answer, Beat, Claim, Job, Orders, Outcome, Stamp, Swept, Turn, WorkerInfo
+from jobq_postgres import _records, _schema
+from jobq_postgres._bell import EVERYBODY, Bell
+from jobq_postgres._dead import PostgresDeadLetters
+from jobq_postgres._driver import Row
+from jobq_postgres._lines import Lines
+from jobq_postgres._records import TurnCall, moment
+from jobq_postgres._url import parse
+from jobq_postgres._wakes import Wakes
+
+Rows = Sequence[Row]
+
+
+class PostgresBroker:
+    """Jobs in one schema of a Postgres database; the package explains the URL."""
+
+    capabilities = Capability.ALL
+
+    def __init__(self, url: str, *, clock: Clock | None = None) -> None:
+        self._target = parse(url)
+        self._clock = clock
+        self._lines = Lines(self._target)
+        self._statements = {sql: _schema.quoted(self._target.schema, sql) for sql in _records.STATEMENTS}
+        self._bell = Bell(self._ring)
+        hears = self._target.listens and not self._target.pooled
+        self._wakes = Wakes(clock or SYSTEM_CLOCK, self._lines, self._target.schema, self._look, hears=hears)
+        self._entered = 0
+
+    @property
+    def url(self) -> str:
+        return self._target.masked
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        return PostgresDeadLetters(self._run, self._wake, lambda: moment(self._clock))
+
+    def twin(self) -> "PostgresBroker":
+        return PostgresBroker(self._target.url, clock=self._clock)
+
+    async def __aenter__(self) -> Self:
+        """May be entered several times, by a client and a worker for instance; the last to leave closes it."""
+        self._entered += 1
+        if self._entered == 1:
+            try:
+                await self._lines.open()
+            except BaseException:
+                await self._leave()
+                raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None, /
+    ) -> None:
+        await self._leave()
+
+    async def enqueue(self, jobs: Sequence[Job], stamp: Stamp) -> Sequence[Answer]:
+        args = _records.enqueue_args(jobs, stamp, moment(self._clock))
+        ((duplicates, woken),) = await self._run(_records.ENQUEUE, *args)
+        self._wake(woken or ())
+        return _records.answers(jobs, duplicates)
+
+    async def turn(self, outcomes: Sequence[Outcome], claim: Claim) -> Turn:
+        call = TurnCall(outcomes, claim)
+        turn = call.read(await self._run(_records.TURN, *call.args(moment(self._clock))))
+        if call.puts_back:
+            self._wake()
+        return turn
+
+    async def wait(self, queues: Sequence[str], timeout: float) -> None:  # noqa: ASYNC109 - the protocol's word
+        await self._wakes.wait(queues, timeout)
+
+    async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float, resume: int = 0) -> Orders:
+        args = _records.heartbeat_args(worker, beats, lease, resume, moment(self._clock))
+        (row,) = await self._run(_records.HEARTBEAT, *args)
+        orders = _records.orders(row, beats)
+        if orders.returned:
+            self._wake()
+        return orders
+
+    async def sweep(self, host: str, limit: int, dead: Sequence[str] = ()) -> Swept:
+        (row,) = await self._run(_records.SWEEP, host, limit, list(dead), moment(self._clock))
+        swept = _records.swept(row)
+        if swept.promoted or swept.reclaimed:
+            self._wake()
+        return swept
+
+    async def _run(self, sql: str, *args: object) -> Rows:
+        statement = self._statements.get(sql) or _schema.quoted(self._target.schema, sql)
+        return await self._lines.call(statement, args)
+
+    async def _look(self, queues: Sequence[str]) -> float | None:
+        ((due,),) = await self._run(_records.LOOK, list(queues), moment(self._clock))
+        return cast("float | None", due)
+
+    def _wake(self, queues: Iterable[str] = (EVERYBODY,)) -> None:
+        if self._target.listens:
+            self._bell.ring(queues)
+
+    async def _ring(self, queues: list[str]) -> None:
+        await self._run(_records.RING, queues)
+
+    async def _leave(self) -> None:
+        self._entered -= 1
+        if self._entered == 0:
+            await self._bell.close()
+            await self._wakes.close()
+            await self._lines.close()

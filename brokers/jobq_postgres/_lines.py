@@ -1,0 +1,166 @@
+"""Connections that are kept: each call has one for itself, and none is ever cut in the middle and used again."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Final, cast
+
+from jobq.errors import BrokerRefused, BrokerUnavailable
+from jobq_postgres import _schema
+from jobq_postgres._driver import ERRORS, NOT_CONNECTED, Connection, Row, connect
+from jobq_postgres._errors import failed, unreachable
+from jobq_postgres._url import Target
+
+_MOST: Final = 4
+"""Connections at once: a turn, an enqueue, a sweep, and one to spare."""
+_GOODBYE: Final = 1.0
+_SHARE: Final = 0.8
+"""Of the timeout, after which the server gives up by itself: then it is certain that nothing was done."""
+_OLDEST_SERVER: Final = (12, 0)
+
+
+class Lines:
+    """A few connections on one event loop, opened when needed."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._idle: list[Connection] = []
+        self._slots = asyncio.Semaphore(_MOST)
+        self._closed = True
+
+    async def open(self) -> None:
+        """Connect, look at the server, and see to the schema. Raises `BrokerUnavailable` or `BrokerRefused`."""
+        self._closed = False
+        connection = await self.connect()
+        try:
+            await self._check(connection)
+        except ERRORS as exc:
+            connection.terminate()
+            raise failed(exc, self._target.masked, self._target.schema) from exc
+        except BaseException:
+            connection.terminate()
+            raise
+        await self._keep(connection)
+
+    async def call(self, sql: str, args: Sequence[object]) -> Sequence[Row]:
+        """The rows that one statement brings.
+
+        When the caller is cancelled the connection is closed, as nobody knows how far the server has come: it may have
+        happened, as after a lost reply.
+        """
+        async with self._slots:
+            connection = await self._take()
+            try:
+                rows = await self._ask(connection, sql, args)
+            except ERRORS as exc:
+                error = failed(exc, self._target.masked, self._target.schema)
+                if isinstance(error, BrokerUnavailable):
+                    connection.terminate()
+                else:
+                    await self._keep(connection)
+                raise error from exc
+            except BaseException:
+                connection.terminate()
+                raise
+            await self._keep(connection)
+            return rows
+
+    async def connect(self, on_end: Callable[[], None] = lambda: None) -> Connection:
+        """A connection of the caller's own. `on_end` is called when it is lost."""
+        if self._closed:
+            raise BrokerUnavailable(f"this broker on {self._target.masked} is closed; use it inside `async with`")
+        limits = round(self._target.timeout * _SHARE * 1000)
+        settings = {
+            "application_name": "jobq",
+            "jit": "off",
+            "statement_timeout": str(limits),
+            "lock_timeout": str(limits),
+            "idle_in_transaction_session_timeout": str(limits),
+        }
+        try:
+            async with asyncio.timeout(self._target.timeout):
+                connection = await connect(
+                    self._target.dsn,
+                    timeout=self._target.timeout,
+                    command_timeout=self._target.timeout,
+                    statement_cache_size=0 if self._target.pooled else 100,
+                    server_settings={"application_name": "jobq"} if self._target.pooled else settings,
+                )
+        except NOT_CONNECTED as exc:
+            raise unreachable(exc, self._target.masked) from exc
+        connection.add_termination_listener(partial(_call, on_end))
+        return connection
+
+    async def ask(self, connection: Connection, sql: str) -> None:
+        """Run a statement on a connection of the caller's own."""
+        try:
+            await connection.fetch(sql)
+        except ERRORS as exc:
+            raise failed(exc, self._target.masked, self._target.schema) from exc
+
+    async def listen(self, connection: Connection, channel: str, heard: Callable[..., None]) -> None:
+        """Have `heard` called with the connection, the sender, the channel and the text of each notification."""
+        try:
+            await connection.add_listener(channel, heard)
+        except ERRORS as exc:
+            raise failed(exc, self._target.masked, self._target.schema) from exc
+
+    async def close(self) -> None:
+        """Close what is idle; what is in use is closed after its call, and no more calls are accepted."""
+        self._closed = True
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await farewell(connection)
+
+    async def _take(self) -> Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+        return await self.connect()
+
+    async def _ask(self, connection: Connection, sql: str, args: Sequence[object]) -> Sequence[Row]:
+        if not self._target.pooled:
+            return cast("Sequence[Row]", await connection.fetch(sql, *args))
+        async with connection.transaction():  # whose statements are all on one connection of the pooler's
+            return cast("Sequence[Row]", await connection.fetch(sql, *args))
+
+    async def _keep(self, connection: Connection) -> None:
+        if self._closed:
+            await farewell(connection)
+        elif not connection.is_closed():
+            self._idle.append(connection)
+
+    async def _check(self, connection: Connection) -> None:
+        target = self._target
+        version = connection.get_server_version()
+        if version < _OLDEST_SERVER:
+            raise BrokerRefused(f"Postgres at {target.masked} is {version.major}; jobq needs 12 or newer")
+        if await connection.fetchval("SHOW server_encoding") != "UTF8":
+            raise BrokerRefused(f"the database at {target.masked} is not encoded in UTF8, which jobq needs")
+        lacking = await _schema.missing(connection, target.schema)
+        if lacking is None:
+            return
+        if not target.applies:
+            raise BrokerRefused(f"{lacking} at {target.masked}, and apply=no: jobq schema apply")
+        await _schema.apply(connection, target.schema)
+
+
+def _call(function: Callable[[], None], _: Connection) -> None:
+    function()
+
+
+async def farewell(connection: Connection) -> None:
+    """Close it; a server that does not answer is not waited for."""
+    try:
+        await connection.close(timeout=_GOODBYE)
+    except ERRORS:
+        connection.terminate()
+
+
+async def rest(attempt: int) -> None:
+    """Pause before the next attempt, by chance: clients that were cut off together do not come back together."""
+    with suppress(OverflowError):
+        await asyncio.sleep(random.uniform(0, min(5.0, 0.1 * 2**attempt)))

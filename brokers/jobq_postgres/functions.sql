@@ -1,0 +1,415 @@
+-- Every verb of the broker is one call of one function: one round trip, and one transaction that is never left open.
+-- Their plans do not depend on what the tables were like when a connection first used them.
+-- A function that has to change in what it takes, gives or means gets the next number, and the old one stays.
+
+CREATE OR REPLACE FUNCTION $SCHEMA.lane_1(priority smallint, crashes jsonb) RETURNS smallint
+LANGUAGE sql IMMUTABLE AS $$ SELECT CASE WHEN jsonb_array_length(crashes) >= 2 THEN 5 ELSE 4 - priority END::smallint $$;
+
+-- Who sleeps and wants to be woken holds the lock, and looks for work after he got it. Who has committed work asks for
+-- the lock: if it can be had, nobody sleeps. So what was committed is either seen or rung for.
+CREATE OR REPLACE FUNCTION $SCHEMA.sleep_1() RETURNS void
+LANGUAGE sql AS $$ SELECT pg_advisory_lock_shared(hashtext('jobq sleepers'), hashtext('$NAME')) $$;
+
+CREATE OR REPLACE FUNCTION $SCHEMA.awake_1() RETURNS void
+LANGUAGE sql AS $$ SELECT pg_advisory_unlock_shared(hashtext('jobq sleepers'), hashtext('$NAME')) $$;
+
+CREATE OR REPLACE FUNCTION $SCHEMA.ring_1(queues text[]) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('jobq sleepers'), hashtext('$NAME')) THEN
+        PERFORM pg_notify('jobq:$NAME', queue) FROM unnest(queues) AS queue;
+    END IF;
+END $$;
+
+-- Answers which of the jobs, counted from 1, were not stored, and for which queues to ring.
+CREATE OR REPLACE FUNCTION $SCHEMA.enqueue_1(
+    p_client text, p_number bigint, p_ids text[], p_queues text[], p_priorities smallint[], p_envelopes bytea[],
+    p_due double precision[], p_delays double precision[], p_now timestamptz
+) RETURNS TABLE (duplicates integer[], woken text[]) LANGUAGE plpgsql $SETTINGS AS $$
+#variable_conflict use_column
+DECLARE
+    v_now timestamptz := coalesce(p_now, clock_timestamp());
+    v_stored text[];
+    v_first timestamptz;
+BEGIN
+    IF p_client IS NOT NULL THEN
+        INSERT INTO $SCHEMA.stamps AS s VALUES (p_client, p_number, '{}', v_now)
+        ON CONFLICT (client) DO UPDATE SET number = excluded.number, duplicates = '{}', at = excluded.at
+        WHERE s.number < excluded.number;
+        IF NOT FOUND THEN
+            SELECT s.duplicates INTO duplicates FROM $SCHEMA.stamps AS s WHERE client = p_client AND number = p_number;
+            RETURN NEXT;
+            RETURN;
+        END IF;
+    END IF;
+
+    IF p_due IS NULL THEN
+        WITH stored AS (
+            INSERT INTO $SCHEMA.jobs (id, queue, priority, lane, pos, envelope)
+            SELECT id, queue, priority, 4 - priority, nextval('$SCHEMA.places'), envelope
+            FROM unnest(p_ids, p_queues, p_priorities, p_envelopes) AS o (id, queue, priority, envelope)
+            ON CONFLICT (id) DO NOTHING RETURNING id, queue
+        )
+        SELECT array_agg(id), array_agg(DISTINCT queue) INTO v_stored, woken FROM stored;
+    ELSE
+        SELECT due INTO v_first FROM $SCHEMA.jobs WHERE due IS NOT NULL ORDER BY due, pos LIMIT 1;
+        WITH stored AS (
+            INSERT INTO $SCHEMA.jobs (id, queue, priority, lane, pos, due, envelope)
+            SELECT id, queue, priority, 4 - priority,
+                nextval('$SCHEMA.places') * CASE WHEN due <= v_now THEN -1 ELSE 1 END,
+                CASE WHEN due > v_now THEN due END, envelope
+            FROM (
+                SELECT id, queue, priority, envelope, CASE -- GREATEST and LEAST take no notice of NULL
+                    WHEN at IS NOT NULL THEN to_timestamp(least(greatest(at, -1e10), 1e12))
+                    WHEN delay IS NOT NULL THEN v_now + least(greatest(delay, -1e10), 1e12) * interval '1 second'
+                END AS due
+                FROM unnest(p_ids, p_queues, p_priorities, p_envelopes, p_due, p_delays)
+                    AS o (id, queue, priority, envelope, at, delay)
+            ) AS o
+            ON CONFLICT (id) DO NOTHING RETURNING id, queue, due
+        )
+        SELECT array_agg(id), array_agg(DISTINCT queue) FILTER (WHERE due IS NULL OR due < v_first OR v_first IS NULL)
+        INTO v_stored, woken FROM stored;
+    END IF;
+
+    IF coalesce(cardinality(v_stored), 0) < cardinality(p_ids) THEN
+        SELECT array_agg(i ORDER BY i) INTO duplicates
+        FROM unnest(p_ids) WITH ORDINALITY AS o (id, i)
+        WHERE id <> ALL (coalesce(v_stored, '{}')) OR i > array_position(p_ids, id);
+        IF p_client IS NOT NULL THEN
+            UPDATE $SCHEMA.stamps AS s SET duplicates = enqueue_1.duplicates WHERE client = p_client;
+        END IF;
+    END IF;
+    IF EXISTS (SELECT 1 FROM $SCHEMA.dead) THEN
+        DELETE FROM $SCHEMA.dead WHERE id = ANY (v_stored);
+    END IF;
+    RETURN NEXT;
+END $$;
+
+-- The crashes that were charged for these tokens did not happen: their worker is alive.
+CREATE OR REPLACE FUNCTION $SCHEMA.take_back_1(p_ids text[], p_epochs bigint[]) RETURNS void
+LANGUAGE plpgsql $SETTINGS AS $$
+BEGIN
+    UPDATE $SCHEMA.jobs AS j SET crashes = (
+        SELECT jsonb_agg(c ORDER BY i) FROM jsonb_array_elements(j.crashes) WITH ORDINALITY AS n (c, i)
+        WHERE c -> 0 <> ALL (o.struck)
+    )
+    FROM (
+        SELECT id, array_agg(to_jsonb(epoch)) AS struck FROM unnest(p_ids, p_epochs) AS t (id, epoch) GROUP BY id
+    ) AS o
+    WHERE j.id = o.id AND j.crashes IS NOT NULL
+        AND EXISTS (SELECT 1 FROM jsonb_array_elements(j.crashes) AS c WHERE c -> 0 = ANY (o.struck));
+END $$;
+
+-- Makes due jobs ready, the earliest foremost; answers how many.
+CREATE OR REPLACE FUNCTION $SCHEMA.promote_1(p_limit integer, p_now timestamptz) RETURNS integer
+LANGUAGE plpgsql $SETTINGS AS $$
+DECLARE
+    v_count integer;
+BEGIN
+    WITH chosen AS MATERIALIZED (
+        SELECT ctid AS tid, due, pos FROM $SCHEMA.jobs
+        WHERE due <= p_now ORDER BY due, pos LIMIT p_limit FOR UPDATE SKIP LOCKED
+    ), placed AS MATERIALIZED (
+        SELECT tid, nextval('$SCHEMA.places') AS place FROM (SELECT tid FROM chosen ORDER BY due DESC, pos DESC) AS c
+    )
+    UPDATE $SCHEMA.jobs AS j SET due = NULL, pos = -place, lane = $SCHEMA.lane_1(priority, crashes)
+    FROM placed WHERE j.ctid = placed.tid;
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    RETURN v_count;
+END $$;
+
+-- New epochs are above one that somebody has received from a database that was restored since. The leap leaves out what
+-- others may draw at this moment.
+CREATE OR REPLACE FUNCTION $SCHEMA.catch_up_1(p_resume bigint) RETURNS void
+LANGUAGE plpgsql $SETTINGS AS $$
+BEGIN
+    IF p_resume > 0 AND (SELECT last_value FROM $SCHEMA.epochs) < p_resume THEN
+        PERFORM pg_advisory_xact_lock(hashtext('$NAME.epochs'));
+        IF (SELECT last_value FROM $SCHEMA.epochs) < p_resume THEN
+            PERFORM setval('$SCHEMA.epochs', p_resume + 100000);
+        END IF;
+    END IF;
+END $$;
+
+-- `p_ids` are jobs that have ended and are not kept; for the others, one letter each: A again, R released, K dead and
+-- kept. Answers a row for each delivery, and a last one with which of the outcomes, all counted from 1, were refused.
+CREATE OR REPLACE FUNCTION $SCHEMA.turn_1(
+    p_worker text, p_ids text[], p_epochs bigint[],
+    p_kinds text, p_other_ids text[], p_other_epochs bigint[], p_delays double precision[], p_trails bytea[],
+    p_to text[], p_queues text[], p_limit integer, p_suspects boolean, p_resume bigint, p_now timestamptz
+) RETURNS TABLE (
+    id text, epoch bigint, queue text, envelope bytea, trail bytea, crashes text,
+    refused integer[], next_due double precision, leased boolean
+) LANGUAGE plpgsql $SETTINGS AS $$
+#variable_conflict use_column
+DECLARE
+    v_now timestamptz := coalesce(p_now, clock_timestamp());
+    v_worker bigint;
+    v_end timestamptz;
+    v_due timestamptz;
+    v_settled bigint[];
+    v_moved bigint[];
+    v_left integer := p_limit;
+    v_suspects boolean := p_suspects;
+    v_locked boolean := false;
+    v_count integer;
+    v_queue text;
+    v_first integer;
+BEGIN
+    SELECT n, lease_end INTO v_worker, v_end FROM $SCHEMA.workers AS w WHERE w.id = p_worker;
+    SELECT due INTO v_due FROM $SCHEMA.jobs WHERE due IS NOT NULL ORDER BY due, pos LIMIT 1;
+    IF v_due <= v_now THEN
+        PERFORM $SCHEMA.promote_1(1000, v_now);
+    END IF;
+
+    IF cardinality(p_ids) > 0 THEN
+        WITH ended AS (
+            DELETE FROM $SCHEMA.jobs AS j USING unnest(p_ids, p_epochs) WITH ORDINALITY AS o (id, epoch, i)
+            WHERE j.worker = v_worker AND j.epoch = o.epoch AND j.id = o.id RETURNING i
+        )
+        SELECT array_agg(i) INTO v_settled FROM ended;
+        IF coalesce(cardinality(v_settled), 0) < cardinality(p_ids) THEN
+            SELECT array_agg(i) INTO refused FROM generate_subscripts(p_ids, 1) AS i
+            WHERE i <> ALL (coalesce(v_settled, '{}'));
+        END IF;
+    END IF;
+
+    IF cardinality(p_other_ids) > 0 THEN
+        WITH moved AS (
+            UPDATE $SCHEMA.jobs AS j SET
+                worker = NULL, epoch = NULL, queue = coalesce(o.dest, j.queue), trail = coalesce(o.trail, j.trail),
+                due = CASE WHEN delay > 0 THEN v_now + least(delay, 1e12) * interval '1 second' END,
+                pos = place * CASE WHEN delay > 0 THEN 1 ELSE -1 END,
+                lane = $SCHEMA.lane_1(priority, crashes)
+            FROM (
+                SELECT *, nextval('$SCHEMA.places') AS place
+                FROM unnest(p_other_ids, p_other_epochs, p_delays, p_trails, p_to) WITH ORDINALITY
+                    AS o (id, epoch, delay, trail, dest, i)
+                WHERE substr(p_kinds, i::integer, 1) <> 'K'
+            ) AS o
+            WHERE j.worker = v_worker AND j.epoch = o.epoch AND j.id = o.id
+            RETURNING i
+        ), taken AS (
+            DELETE FROM $SCHEMA.jobs AS j
+            USING unnest(p_other_ids, p_other_epochs, p_trails) WITH ORDINALITY AS o (id, epoch, trail, i)
+            WHERE j.worker = v_worker AND j.epoch = o.epoch AND j.id = o.id
+                AND substr(p_kinds, i::integer, 1) = 'K'
+            RETURNING i, j.id, j.queue, j.priority, j.envelope, o.trail, j.crashes
+        ), buried AS (
+            INSERT INTO $SCHEMA.dead AS d (n, id, queue, priority, died, envelope, trail, crashes)
+            SELECT nextval('$SCHEMA.places'), id, queue, priority, v_now, envelope, trail, crashes
+            FROM (SELECT * FROM taken ORDER BY i) AS t
+            ON CONFLICT (id) DO UPDATE SET
+                n = excluded.n, queue = excluded.queue, priority = excluded.priority, died = excluded.died,
+                envelope = excluded.envelope, trail = excluded.trail, crashes = excluded.crashes
+        )
+        SELECT (SELECT array_agg(i) FROM moved), (SELECT array_agg(i) FROM taken) INTO v_moved, v_settled;
+        v_settled := coalesce(v_settled, '{}') || v_moved;
+        IF cardinality(v_settled) < cardinality(p_other_ids) THEN
+            SELECT coalesce(refused, '{}') || array_agg(cardinality(p_ids) + i) INTO refused
+            FROM generate_subscripts(p_other_ids, 1) AS i WHERE i <> ALL (v_settled);
+        END IF;
+    END IF;
+
+    IF refused IS NOT NULL THEN
+        PERFORM $SCHEMA.take_back_1(array_agg(t.id), array_agg(t.epoch))
+        FROM unnest(p_ids || p_other_ids, p_epochs || p_other_epochs) WITH ORDINALITY AS t (id, epoch, i)
+        WHERE i = ANY (refused);
+    END IF;
+
+    leased := coalesce(v_end > v_now, false);
+    IF leased THEN
+        RETURN QUERY SELECT j.id, j.epoch, j.queue, j.envelope, j.trail, j.crashes::text,
+                NULL::integer[], NULL::double precision, NULL::boolean
+            FROM $SCHEMA.jobs AS j WHERE j.worker = v_worker AND j.epoch > p_resume ORDER BY j.epoch;
+        GET DIAGNOSTICS v_count = ROW_COUNT;
+        v_left := v_left - v_count;
+        IF v_count > 0 AND v_suspects THEN -- one among those is the one of this turn
+            v_suspects := NOT EXISTS (
+                SELECT 1 FROM $SCHEMA.jobs AS j
+                WHERE j.worker = v_worker AND j.epoch > p_resume AND jsonb_array_length(j.crashes) >= 2
+            );
+        END IF;
+    END IF;
+
+    FOREACH v_queue IN ARRAY p_queues LOOP
+        EXIT WHEN v_left <= 0 OR NOT leased;
+        CONTINUE WHEN NOT EXISTS (
+            SELECT 1 FROM $SCHEMA.jobs AS j
+            WHERE j.queue = v_queue AND lane <= CASE WHEN v_suspects THEN 5 ELSE 4 END AND due IS NULL AND epoch IS NULL
+        );
+        IF NOT v_locked THEN -- nobody may take this worker for dead while it claims
+            PERFORM 1 FROM $SCHEMA.workers AS w WHERE n = v_worker AND lease_end > v_now FOR KEY SHARE;
+            leased := FOUND;
+            EXIT WHEN NOT leased;
+            PERFORM $SCHEMA.catch_up_1(p_resume);
+            v_locked := true;
+        END IF;
+        FOREACH v_first IN ARRAY CASE WHEN v_suspects THEN '{5,0}' ELSE '{0}' END::integer[] LOOP
+            RETURN QUERY WITH picked AS MATERIALIZED (
+                SELECT tid, nextval('$SCHEMA.epochs') AS its FROM (
+                    SELECT ctid AS tid FROM $SCHEMA.jobs AS j
+                    WHERE j.queue = v_queue AND lane BETWEEN v_first AND v_first + 4 AND lane < 5 + v_first
+                        AND due IS NULL AND epoch IS NULL
+                    ORDER BY lane, pos LIMIT CASE v_first WHEN 5 THEN 1 ELSE v_left END FOR UPDATE SKIP LOCKED
+                ) AS c
+            )
+            UPDATE $SCHEMA.jobs AS j SET worker = v_worker, epoch = its FROM picked WHERE j.ctid = tid
+            RETURNING j.id, its, j.queue, j.envelope, j.trail, j.crashes::text,
+                NULL::integer[], NULL::double precision, NULL::boolean;
+            GET DIAGNOSTICS v_count = ROW_COUNT;
+            v_left := v_left - v_count;
+            v_suspects := v_suspects AND NOT (v_first = 5 AND v_count > 0);
+            EXIT WHEN v_left <= 0;
+        END LOOP;
+    END LOOP;
+
+    id := NULL; -- the last row
+    SELECT due INTO v_due FROM $SCHEMA.jobs WHERE due IS NOT NULL ORDER BY due, pos LIMIT 1;
+    next_due := extract(epoch FROM v_due - v_now);
+    RETURN NEXT;
+END $$;
+
+-- In how many seconds there is something for who waits for these queues: 0 if it is there now, NULL if nothing is.
+CREATE OR REPLACE FUNCTION $SCHEMA.look_1(p_queues text[], p_now timestamptz) RETURNS double precision
+LANGUAGE plpgsql $SETTINGS AS $$
+BEGIN
+    IF EXISTS (
+        SELECT 1 FROM unnest(p_queues) AS q WHERE EXISTS (
+            SELECT 1 FROM $SCHEMA.jobs AS j WHERE j.queue = q AND due IS NULL AND epoch IS NULL
+        )
+    ) THEN
+        RETURN 0;
+    END IF;
+    RETURN (
+        SELECT greatest(0, extract(epoch FROM due - coalesce(p_now, clock_timestamp()))) FROM $SCHEMA.jobs
+        WHERE due IS NOT NULL ORDER BY due, pos LIMIT 1
+    );
+END $$;
+
+-- Puts dead jobs back, with these trails, those that are still as they were found; answers how many.
+CREATE OR REPLACE FUNCTION $SCHEMA.replay_1(p_rows bigint[], p_trails bytea[]) RETURNS integer
+LANGUAGE plpgsql $SETTINGS AS $$
+DECLARE
+    v_count integer;
+BEGIN
+    WITH risen AS (
+        DELETE FROM $SCHEMA.dead AS d USING unnest(p_rows, p_trails) WITH ORDINALITY AS o (n, trail, i)
+        WHERE d.n = o.n RETURNING d.id, d.queue, d.envelope, d.priority, o.trail, o.i
+    ), stored AS (
+        INSERT INTO $SCHEMA.jobs (id, queue, priority, lane, pos, envelope, trail)
+        SELECT id, queue, priority, 4 - priority, nextval('$SCHEMA.places'), envelope, trail
+        FROM (SELECT * FROM risen ORDER BY i) AS r
+        ON CONFLICT (id) DO NOTHING RETURNING id
+    )
+    SELECT count(*) INTO v_count FROM stored;
+    RETURN v_count;
+END $$;
+
+-- Answers the time, how many jobs were put back, and which of the beats, counted from 1, are lost.
+CREATE OR REPLACE FUNCTION $SCHEMA.heartbeat_1(
+    p_worker text, p_host text, p_info bytea, p_lease double precision, p_ids text[], p_epochs bigint[],
+    p_resume bigint, p_now timestamptz
+) RETURNS TABLE (now double precision, returned integer, lost integer[]) LANGUAGE plpgsql $SETTINGS AS $$
+#variable_conflict use_column
+DECLARE
+    v_now timestamptz := coalesce(p_now, clock_timestamp());
+    v_worker bigint;
+BEGIN
+    UPDATE $SCHEMA.workers SET host = p_host, info = p_info, lease_end = v_now + p_lease * interval '1 second'
+    WHERE id = p_worker RETURNING n INTO v_worker;
+    IF v_worker IS NULL THEN
+        INSERT INTO $SCHEMA.workers (id, host, info, lease_end)
+        VALUES (p_worker, p_host, p_info, v_now + p_lease * interval '1 second')
+        ON CONFLICT (id) DO UPDATE SET host = excluded.host, info = excluded.info, lease_end = excluded.lease_end
+        RETURNING n INTO v_worker;
+    END IF;
+
+    IF p_resume > 0 THEN
+        WITH forgotten AS MATERIALIZED (
+            SELECT tid, nextval('$SCHEMA.places') AS place FROM (
+                SELECT ctid AS tid FROM $SCHEMA.jobs
+                WHERE worker = v_worker AND epoch <= p_resume AND id <> ALL (p_ids)
+                ORDER BY epoch DESC FOR UPDATE SKIP LOCKED
+            ) AS c
+        ), moved AS (
+            UPDATE $SCHEMA.jobs AS j SET worker = NULL, epoch = NULL, pos = -place, lane = $SCHEMA.lane_1(priority, crashes)
+            FROM forgotten WHERE j.ctid = tid RETURNING j.id
+        )
+        SELECT count(*) INTO returned FROM moved;
+    END IF;
+
+    SELECT array_agg(i) INTO lost FROM unnest(p_ids, p_epochs) WITH ORDINALITY AS o (id, epoch, i)
+    WHERE NOT EXISTS (
+        SELECT 1 FROM $SCHEMA.jobs AS j WHERE j.worker = v_worker AND j.epoch = o.epoch AND j.id = o.id
+    );
+    IF lost IS NOT NULL THEN
+        PERFORM $SCHEMA.take_back_1(array_agg(t.id), array_agg(t.epoch))
+        FROM unnest(p_ids, p_epochs) WITH ORDINALITY AS t (id, epoch, i) WHERE i = ANY (lost);
+    END IF;
+
+    IF p_lease <= 0 AND NOT EXISTS (SELECT 1 FROM $SCHEMA.jobs WHERE worker = v_worker AND epoch IS NOT NULL) THEN
+        DELETE FROM $SCHEMA.workers WHERE n = v_worker;
+    END IF;
+    now := extract(epoch FROM v_now);
+    returned := coalesce(returned, 0);
+    RETURN NEXT;
+END $$;
+
+CREATE OR REPLACE FUNCTION $SCHEMA.sweep_1(
+    p_host text, p_limit integer, p_dead text[], p_now timestamptz
+) RETURNS TABLE (next_due double precision, promoted integer, reclaimed integer, more boolean, peers text[])
+LANGUAGE plpgsql $SETTINGS AS $$
+#variable_conflict use_column
+DECLARE
+    v_now timestamptz := coalesce(p_now, clock_timestamp());
+    v_due timestamptz;
+    v_worker record;
+    v_count integer;
+BEGIN
+    promoted := 0;
+    reclaimed := 0;
+    more := false;
+    SELECT due INTO v_due FROM $SCHEMA.jobs WHERE due IS NOT NULL ORDER BY due, pos LIMIT 1;
+    IF v_due <= v_now THEN
+        promoted := $SCHEMA.promote_1(p_limit, v_now);
+    END IF;
+
+    FOR v_worker IN
+        SELECT n, id FROM $SCHEMA.workers WHERE lease_end <= v_now OR id = ANY (p_dead)
+        ORDER BY n FOR UPDATE
+    LOOP
+        WITH held AS MATERIALIZED (
+            SELECT tid, nextval('$SCHEMA.places') AS place, notes FROM (
+                SELECT ctid AS tid, coalesce(crashes, '[]') || jsonb_build_array(
+                    jsonb_build_array(epoch, extract(epoch FROM v_now), v_worker.id)
+                ) AS notes
+                FROM $SCHEMA.jobs WHERE worker = v_worker.n AND epoch IS NOT NULL
+                ORDER BY epoch DESC LIMIT p_limit - promoted - reclaimed FOR UPDATE SKIP LOCKED
+            ) AS c
+        ), moved AS (
+            UPDATE $SCHEMA.jobs AS j SET
+                worker = NULL, epoch = NULL, pos = -place, crashes = notes, lane = $SCHEMA.lane_1(priority, notes)
+            FROM held WHERE j.ctid = tid RETURNING j.id
+        )
+        SELECT count(*) INTO v_count FROM moved;
+        reclaimed := reclaimed + v_count;
+        IF EXISTS (SELECT 1 FROM $SCHEMA.jobs WHERE worker = v_worker.n AND epoch IS NOT NULL) THEN
+            more := true;
+        ELSE
+            DELETE FROM $SCHEMA.workers WHERE n = v_worker.n;
+        END IF;
+    END LOOP;
+
+    DELETE FROM $SCHEMA.stamps WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM $SCHEMA.stamps WHERE at < v_now - interval '1 hour' LIMIT p_limit FOR UPDATE SKIP LOCKED
+    ));
+
+    SELECT due INTO v_due FROM $SCHEMA.jobs WHERE due IS NOT NULL ORDER BY due, pos LIMIT 1;
+    more := more OR coalesce(v_due <= v_now, false);
+    next_due := extract(epoch FROM v_due - v_now);
+    SELECT array_agg(id ORDER BY n) INTO peers FROM $SCHEMA.workers WHERE host = p_host AND lease_end > v_now;
+    peers := coalesce(peers, '{}');
+    RETURN NEXT;
+END $$;
