@@ -1,8 +1,8 @@
 """Ringing for sleepers after something was committed that they wait for.
 
 It is a call of its own: a notification in the same transaction would let only one such transaction at a time wait for
-the disk. Whoever has to be rung for within 5 ms of the last ring shares the next one; and where nobody sleeps, nobody
-is notified.
+the disk. Whoever has to be rung for soon after the last ring shares the next one. Where nobody sleeps nobody is
+notified, and it takes a while until the next ring asks: who has just gone to sleep has looked before.
 """
 
 import asyncio
@@ -13,17 +13,19 @@ from jobq.clock import SYSTEM_CLOCK
 from jobq.errors import BrokerError
 
 _PAUSE: Final = 0.005
+_NOBODY: Final = 0.025
+"""Seconds between rings that nobody needs."""
 EVERYBODY: Final = ""
 """Instead of a queue."""
 
 
 class Bell:
-    """`ring` rings for those who wait for these queues."""
+    """`ring` rings for those who wait for these queues, and says whether anybody sleeps."""
 
-    def __init__(self, ring: Callable[[list[str]], Awaitable[object]]) -> None:
+    def __init__(self, ring: Callable[[list[str]], Awaitable[bool]]) -> None:
         self._ring = ring
         self._queues = dict[str, None]()
-        self._rung = float("-inf")
+        self._next = float("-inf")
         self._ringing: asyncio.Task[None] | None = None
 
     def ring(self, queues: Iterable[str] = (EVERYBODY,)) -> None:
@@ -39,11 +41,12 @@ class Bell:
 
     async def _ring_all(self) -> None:
         while self._queues:
-            if (pause := self._rung + _PAUSE - SYSTEM_CLOCK.monotonic()) > 0:
+            if (pause := self._next - SYSTEM_CLOCK.monotonic()) > 0:
                 await asyncio.sleep(pause)
-            self._rung = SYSTEM_CLOCK.monotonic()
             queues, self._queues = list(self._queues), {}
+            began = SYSTEM_CLOCK.monotonic()
             try:
-                await self._ring(queues)
+                heard = await self._ring(queues)
             except BrokerError:  # who sleeps looks by himself before long
                 return
+            self._next = began + (_PAUSE if heard else _NOBODY)

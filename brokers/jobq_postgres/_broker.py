@@ -6,11 +6,13 @@ from typing import Self, cast
 
 from jobq.broker import Capability, DeadLetters
 from jobq.clock import SYSTEM_CLOCK, Clock
+from jobq.errors import BrokerRefused
 from jobq.model import Answer, Beat, Claim, Job, Orders, Outcome, Stamp, Swept, Turn, WorkerInfo
 from jobq_postgres import _records, _schema
 from jobq_postgres._bell import EVERYBODY, Bell
 from jobq_postgres._dead import PostgresDeadLetters
 from jobq_postgres._driver import Row
+from jobq_postgres._errors import is_taken
 from jobq_postgres._lines import Lines
 from jobq_postgres._records import TurnCall, moment
 from jobq_postgres._url import parse
@@ -62,9 +64,12 @@ class PostgresBroker:
         await self._leave()
 
     async def enqueue(self, jobs: Sequence[Job], stamp: Stamp) -> Sequence[Answer]:
+        if _records.is_plain(jobs) and await self._stored_one(jobs[0], stamp):
+            return [Answer(jobs[0].id)]
         args = _records.enqueue_args(jobs, stamp, moment(self._clock))
         ((duplicates, woken),) = await self._run(_records.ENQUEUE, *args)
-        self._wake(woken or ())
+        if woken:
+            self._wake({job.queue for job in jobs})
         return _records.answers(jobs, duplicates)
 
     async def turn(self, outcomes: Sequence[Outcome], claim: Claim) -> Turn:
@@ -96,6 +101,19 @@ class PostgresBroker:
         statement = self._statements.get(sql) or _schema.quoted(self._target.schema, sql)
         return await self._lines.call(statement, args)
 
+    async def _stored_one(self, job: Job, stamp: Stamp) -> bool:
+        """Whether it was; if not, nothing has happened."""
+        args = _records.enqueue_one_args(job, stamp, moment(self._clock))
+        try:
+            stored = await self._run(_records.ENQUEUE_ONE, *args)
+        except BrokerRefused as exc:
+            if is_taken(exc):
+                return False
+            raise
+        if stored:
+            self._wake([job.queue])
+        return bool(stored)
+
     async def _look(self, queues: Sequence[str]) -> float | None:
         ((due,),) = await self._run(_records.LOOK, list(queues), moment(self._clock))
         return cast("float | None", due)
@@ -104,8 +122,9 @@ class PostgresBroker:
         if self._target.listens:
             self._bell.ring(queues)
 
-    async def _ring(self, queues: list[str]) -> None:
-        await self._run(_records.RING, queues)
+    async def _ring(self, queues: list[str]) -> bool:
+        ((heard,),) = await self._run(_records.RING, queues)
+        return bool(heard)
 
     async def _leave(self) -> None:
         self._entered -= 1

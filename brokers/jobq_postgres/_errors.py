@@ -17,6 +17,7 @@ _NOT_NOW: Final = ("40", "55", "57", "25006", "25P02", "53300")
 """It was rolled back, and the next time may be better."""
 _FULL: Final = ("53", "54")
 _RIGHTS: Final = ("28", "42501", "3D000")
+_TAKEN: Final = "23505"
 _SCHEMA: Final = ("42P01", "42883", "3F000", "42703", "42725")
 
 
@@ -51,6 +52,11 @@ def failed(exc: BaseException, url: str, schema: str) -> BrokerError:
             "the grants are in docs/postgres.md"
         )
     return BrokerRefused(f"Postgres at {url} cannot do this: {first_line(exc)}")
+
+
+def is_taken(exc: BrokerError) -> bool:
+    """Whether somebody else has stored the same key at the same moment."""
+    return exc.__cause__ is not None and state_of(exc.__cause__) == _TAKEN
 
 
 def state_of(exc: BaseException) -> str:

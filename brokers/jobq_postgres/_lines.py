@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from jobq.errors import BrokerRefused, BrokerUnavailable
 from jobq_postgres import _schema
@@ -21,12 +21,29 @@ _SHARE: Final = 0.8
 _OLDEST_SERVER: Final = (12, 0)
 
 
+class _Line:
+    """A connection, and what has been prepared on it."""
+
+    __slots__ = ("connection", "prepared")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.prepared: dict[str, Any] = {}
+
+    async def fetch(self, sql: str, args: Sequence[object]) -> Sequence[Row]:
+        """The rows that a statement brings."""
+        statement = self.prepared.get(sql)
+        if statement is None:
+            statement = self.prepared[sql] = await self.connection.prepare(sql)
+        return cast("Sequence[Row]", await statement.fetch(*args))
+
+
 class Lines:
     """A few connections on one event loop, opened when needed."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._idle: list[Connection] = []
+        self._idle: list[_Line] = []
         self._slots = asyncio.Semaphore(_MOST)
         self._closed = True
 
@@ -42,7 +59,7 @@ class Lines:
         except BaseException:
             connection.terminate()
             raise
-        await self._keep(connection)
+        await self._keep(_Line(connection))
 
     async def call(self, sql: str, args: Sequence[object]) -> Sequence[Row]:
         """The rows that one statement brings.
@@ -51,20 +68,20 @@ class Lines:
         happened, as after a lost reply.
         """
         async with self._slots:
-            connection = await self._take()
+            line = await self._take()
             try:
-                rows = await self._ask(connection, sql, args)
+                rows = await self._ask(line, sql, args)
             except ERRORS as exc:
                 error = failed(exc, self._target.masked, self._target.schema)
                 if isinstance(error, BrokerUnavailable):
-                    connection.terminate()
+                    line.connection.terminate()
                 else:
-                    await self._keep(connection)
+                    await self._keep(line)
                 raise error from exc
             except BaseException:
-                connection.terminate()
+                line.connection.terminate()
                 raise
-            await self._keep(connection)
+            await self._keep(line)
             return rows
 
     async def connect(self, on_end: Callable[[], None] = lambda: None) -> Connection:
@@ -75,6 +92,7 @@ class Lines:
         settings = {
             "application_name": "jobq",
             "jit": "off",
+            "plan_cache_mode": "force_generic_plan",
             "statement_timeout": str(limits),
             "lock_timeout": str(limits),
             "idle_in_transaction_session_timeout": str(limits),
@@ -111,27 +129,27 @@ class Lines:
         """Close what is idle; what is in use is closed after its call, and no more calls are accepted."""
         self._closed = True
         idle, self._idle = self._idle, []
-        for connection in idle:
-            await farewell(connection)
+        for line in idle:
+            await farewell(line.connection)
 
-    async def _take(self) -> Connection:
+    async def _take(self) -> _Line:
         while self._idle:
-            connection = self._idle.pop()
-            if not connection.is_closed():
-                return connection
-        return await self.connect()
+            line = self._idle.pop()
+            if not line.connection.is_closed():
+                return line
+        return _Line(await self.connect())
 
-    async def _ask(self, connection: Connection, sql: str, args: Sequence[object]) -> Sequence[Row]:
+    async def _ask(self, line: _Line, sql: str, args: Sequence[object]) -> Sequence[Row]:
         if not self._target.pooled:
-            return cast("Sequence[Row]", await connection.fetch(sql, *args))
-        async with connection.transaction():  # whose statements are all on one connection of the pooler's
-            return cast("Sequence[Row]", await connection.fetch(sql, *args))
+            return await line.fetch(sql, args)
+        async with line.connection.transaction():  # whose statements are all on one connection of the pooler's
+            return cast("Sequence[Row]", await line.connection.fetch(sql, *args))
 
-    async def _keep(self, connection: Connection) -> None:
+    async def _keep(self, line: _Line) -> None:
         if self._closed:
-            await farewell(connection)
-        elif not connection.is_closed():
-            self._idle.append(connection)
+            await farewell(line.connection)
+        elif not line.connection.is_closed():
+            self._idle.append(line)
 
     async def _check(self, connection: Connection) -> None:
         target = self._target

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 import msgspec
 
@@ -30,11 +30,28 @@ from jobq.model import (
 from jobq_postgres._driver import Row
 
 Args = Sequence[object]
+T = TypeVar("T")
 
+_UUID: Final = 36
+_VERSION: Final = 14
 ENQUEUE: Final = (
     "SELECT * FROM $SCHEMA.enqueue_1($1, $2, $3::text[], $4::text[], $5::smallint[], $6::bytea[], $7::float8[], "
     "$8::float8[], $9)"
 )
+ENQUEUE_ONE: Final = """
+WITH stamped AS (
+    INSERT INTO $SCHEMA.stamps AS s SELECT $1, $2::bigint, '{}', coalesce($7, clock_timestamp())
+    WHERE NOT EXISTS (SELECT 1 FROM $SCHEMA.dead WHERE id = $3)
+    ON CONFLICT (client) DO UPDATE SET number = excluded.number, duplicates = '{}', at = excluded.at
+    WHERE s.number < excluded.number RETURNING 1
+)
+INSERT INTO $SCHEMA.jobs (id, queue, priority, lane, pos, envelope)
+SELECT $3, $4, $5::smallint, 4 - $5::smallint, nextval('$SCHEMA.places') * 1024, $6 FROM stamped RETURNING 1
+"""
+"""What `ENQUEUE` does for one job that is ready, and whose id is hardly known: it takes two thirds of the time.
+
+Without a row, and if the id is known after all, it has done nothing.
+"""
 TURN: Final = (
     "SELECT * FROM $SCHEMA.turn_1($1, $2::text[], $3::bigint[], $4, $5::text[], $6::bigint[], $7::float8[], "
     "$8::bytea[], $9::text[], $10::text[], $11, $12, $13, $14)"
@@ -43,12 +60,28 @@ HEARTBEAT: Final = "SELECT * FROM $SCHEMA.heartbeat_1($1, $2, $3, $4, $5::text[]
 SWEEP: Final = "SELECT * FROM $SCHEMA.sweep_1($1, $2, $3::text[], $4)"
 LOOK: Final = "SELECT $SCHEMA.look_1($1::text[], $2)"
 RING: Final = "SELECT $SCHEMA.ring_1($1::text[])"
-STATEMENTS: Final = (ENQUEUE, TURN, HEARTBEAT, SWEEP, LOOK, RING)
+STATEMENTS: Final = (ENQUEUE, ENQUEUE_ONE, TURN, HEARTBEAT, SWEEP, LOOK, RING)
 
 
 def moment(clock: Clock | None) -> datetime | None:
     """The time of a clock that replaces the server's."""
     return None if clock is None else datetime.fromtimestamp(clock.time(), UTC)
+
+
+def is_plain(jobs: Sequence[Job]) -> bool:
+    """Whether this is what most calls store: one job that is ready, with an id that a client has made."""
+    return (
+        len(jobs) == 1
+        and jobs[0].due is None
+        and jobs[0].delay is None
+        and len(jobs[0].id) == _UUID
+        and jobs[0].id[_VERSION] == "7"
+    )
+
+
+def enqueue_one_args(job: Job, stamp: Stamp, now: datetime | None) -> Args:
+    """For `ENQUEUE_ONE`."""
+    return stamp.client, stamp.number, job.id, job.queue, job.priority, encode_job(job), now
 
 
 def enqueue_args(jobs: Sequence[Job], stamp: Stamp | None, now: datetime | None) -> Args:
@@ -58,13 +91,18 @@ def enqueue_args(jobs: Sequence[Job], stamp: Stamp | None, now: datetime | None)
         stamp.client if stamp else None,
         stamp.number if stamp else None,
         [job.id for job in jobs],
-        [job.queue for job in jobs],
-        [job.priority for job in jobs],
+        _once([job.queue for job in jobs]),
+        _once([job.priority for job in jobs]),
         [encode_job(job) for job in jobs],
         [job.due for job in jobs] if scheduled else None,
         [job.delay for job in jobs] if scheduled else None,
         now,
     )
+
+
+def _once(values: list[T]) -> list[T]:
+    """One for all, if they are the same."""
+    return values[:1] if len(set(values)) == 1 else values
 
 
 def answers(jobs: Sequence[Job], duplicates: Sequence[int] | None) -> Sequence[Answer]:
