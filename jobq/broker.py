@@ -27,7 +27,7 @@ from typing import Protocol, Self
 from jobq.clock import Clock
 from jobq.model import Answer, Beat, Claim, DeadJob, Job, Orders, Outcome, Stamp, Swept, Turn, WorkerInfo
 
-__all__ = ["Broker", "BrokerFactory", "Capability", "DeadLetters"]
+__all__ = ["Broker", "BrokerFactory", "Capability", "DeadLetters", "Joined", "JoinedSync", "Transactions"]
 
 
 class Capability(Flag):
@@ -80,6 +80,11 @@ class Broker(Protocol):
     @property
     def dead_letters(self) -> "DeadLetters | None":
         """The dead jobs, to be looked at and put back; None if it cannot."""
+        ...
+
+    @property
+    def transactions(self) -> "Transactions | None":
+        """Enqueuing in transactions of the caller's; None if it cannot."""
         ...
 
     def twin(self) -> "Broker | None":
@@ -179,6 +184,40 @@ class DeadLetters(Protocol):
 
     async def purge(self, queue: str) -> int:
         """Delete those that are there now. Returns how many."""
+        ...
+
+
+class Transactions(Protocol):
+    """Storing jobs in transactions that the caller has open on connections of its own to the broker's database."""
+
+    def join(self, connection: object) -> "Joined":
+        """The transaction on a connection of a library for async code.
+
+        Raises `TypeError` for any other object, naming what can be given, and `ConfigError` if no transaction is open.
+        """
+        ...
+
+    def join_sync(self, connection: object) -> "JoinedSync":
+        """The same for a connection of a library for synchronous code."""
+        ...
+
+
+class Joined(Protocol):
+    """A transaction of the caller's."""
+
+    async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Answer]:
+        """Store all of `jobs` (at most `MAX_CHUNK`) in it, and have sleeping workers woken when it commits.
+
+        It is never repeated, and the errors of the connection's library are raised as they are.
+        """
+        ...
+
+
+class JoinedSync(Protocol):
+    """The same, in the caller's thread."""
+
+    def enqueue(self, jobs: Sequence[Job]) -> Sequence[Answer]:
+        """See `Joined.enqueue`."""
         ...
 
 

@@ -3,20 +3,24 @@
 import asyncio
 import os
 import threading
-from collections.abc import Collection, Coroutine, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Coroutine, Iterable, Sequence
 from concurrent.futures import Future, wait
 from datetime import datetime, timedelta
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Protocol, Self, TypeVar
 
+from jobq._perform import JobHandle, Performer
 from jobq._signature import MAX_PAYLOAD
-from jobq.client import Client, JobHandle
+from jobq.broker import JoinedSync
+from jobq.client import Client
 from jobq.dead import DeadJobs
 from jobq.errors import ConfigError
-from jobq.model import DEFAULT_QUEUE, DeadJob
+from jobq.model import DEFAULT_QUEUE, Answer, DeadJob, Job
 from jobq.registry import Call, Task
 
-__all__ = ["SyncClient", "SyncDeadJobs"]
+__all__ = ["SyncClient", "SyncDeadJobs", "SyncTransactionClient"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,7 +29,39 @@ T = TypeVar("T")
 _CLOSED: Final = 'this SyncClient is not open; use it as "with SyncClient(url) as client:"'
 
 
-class SyncClient:
+class SyncPerformer(ABC):
+    """What enqueues from synchronous code."""
+
+    @property
+    @abstractmethod
+    def _performer(self) -> Performer:
+        """What does it on the client's loop."""
+
+    @abstractmethod
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run it there, and wait for it."""
+
+    def perform_async(self, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """See `Client.perform_async`."""
+        return self._run(self._performer.perform_async(task, *args, **kwargs))
+
+    def perform_in(
+        self, delay: float | timedelta, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobHandle[R]:
+        """See `Client.perform_in`."""
+        return self._run(self._performer.perform_in(delay, task, *args, **kwargs))
+
+    def perform_at(self, at: datetime, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """See `Client.perform_at`."""
+        return self._run(self._performer.perform_at(at, task, *args, **kwargs))
+
+    def perform_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
+        """See `Client.perform_many`."""
+        # What makes the calls, a database's cursor for one, may belong to this thread, and must not hold up the others.
+        return self._run(self._performer.perform_many(list(calls)))
+
+
+class SyncClient(SyncPerformer):
     """Enqueues jobs from synchronous code: each `perform_*` blocks until the broker has stored them, or raises.
 
     One instance serves any number of threads, and their calls share round trips. Used as a context manager, or with
@@ -75,24 +111,11 @@ class SyncClient:
         finally:
             self._stop(loop, thread)
 
-    def perform_async(self, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
-        """See `Client.perform_async`."""
-        return self._run(self._client.perform_async(task, *args, **kwargs))
-
-    def perform_in(
-        self, delay: float | timedelta, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> JobHandle[R]:
-        """See `Client.perform_in`."""
-        return self._run(self._client.perform_in(delay, task, *args, **kwargs))
-
-    def perform_at(self, at: datetime, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
-        """See `Client.perform_at`."""
-        return self._run(self._client.perform_at(at, task, *args, **kwargs))
-
-    def perform_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
-        """See `Client.perform_many`."""
-        # What makes the calls, a database's cursor for one, may belong to this thread, and must not hold up the others.
-        return self._run(self._client.perform_many(list(calls)))
+    def within(self, connection: object) -> "SyncTransactionClient":
+        """See `Client.within`. `connection` is one of a library for synchronous code, and used in this thread."""
+        if self._loop is None:
+            raise ConfigError(_CLOSED)
+        return SyncTransactionClient(self._client.transactions.join_sync(connection), self._client, self._start)
 
     @property
     def dead(self) -> "SyncDeadJobs":
@@ -101,7 +124,14 @@ class SyncClient:
             raise ConfigError(_CLOSED)
         return SyncDeadJobs(self._client.dead, self._run)
 
+    @property
+    def _performer(self) -> Client:
+        return self._client
+
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self._start(coroutine).result()
+
+    def _start(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
         if os.getpid() != self._pid:  # the thread is not here, and whoever held the lock may not be either
             coroutine.close()
             raise ConfigError("this SyncClient was made before this process was forked; make a new one after forking")
@@ -115,12 +145,68 @@ class SyncClient:
             call = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
             self._calls.add(call)
         call.add_done_callback(self._calls.discard)
-        return call.result()
+        return call
 
     @staticmethod
     def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
+
+
+class SyncTransactionClient(SyncPerformer):
+    """Enqueues jobs in a transaction of the caller's: `client.within(connection)` makes it. See `TransactionClient`."""
+
+    def __init__(self, transaction: JoinedSync, client: Client, start: "_Start") -> None:
+        self._transaction = transaction
+        self._errands = SimpleQueue[_Errand | None]()
+        self._inner = client.within_joined(self)
+        self._start = start
+
+    async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Answer]:
+        """Have the caller's thread do it. Called on the client's loop."""
+        errand = _Errand(jobs)
+        self._errands.put(errand)
+        return await asyncio.wrap_future(errand.answers)
+
+    @property
+    def _performer(self) -> Performer:
+        return self._inner
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        call = self._start(coroutine)
+        call.add_done_callback(lambda _: self._errands.put(None))
+        try:
+            while (errand := self._errands.get()) is not None:
+                errand.run(self._transaction)
+        except BaseException:
+            call.cancel()
+            raise
+        return call.result()
+
+
+class _Errand:
+    """Jobs to be stored in the caller's thread."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.jobs = jobs
+        self.answers: Future[Sequence[Answer]] = Future()
+
+    def run(self, transaction: JoinedSync) -> None:
+        """Store them."""
+        try:
+            answers = transaction.enqueue(self.jobs)
+        except BaseException as exc:
+            self.answers.set_exception(exc)
+            if not isinstance(exc, Exception):
+                raise
+        else:
+            self.answers.set_result(answers)
+
+
+class _Start(Protocol):
+    """Starts a coroutine on the client's loop."""
+
+    def __call__(self, coroutine: Coroutine[Any, Any, T], /) -> "Future[T]": ...
 
 
 class _Run(Protocol):

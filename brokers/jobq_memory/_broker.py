@@ -54,6 +54,10 @@ class MemoryBroker:
     def dead_letters(self) -> DeadLetters:
         return MemoryDeadLetters(self._lend, self._here.wake)
 
+    @property
+    def transactions(self) -> None:
+        return None
+
     def twin(self) -> "MemoryBroker":
         other = MemoryBroker("memory://", clock=self._clock)
         other.url, other._here = self.url, self._here

@@ -12,6 +12,7 @@ from jobq_postgres import _records, _schema
 from jobq_postgres._bell import EVERYBODY, Bell
 from jobq_postgres._dead import PostgresDeadLetters
 from jobq_postgres._driver import Row
+from jobq_postgres._enlist import PostgresTransactions
 from jobq_postgres._errors import is_taken
 from jobq_postgres._lines import Lines
 from jobq_postgres._records import TurnCall, moment
@@ -43,6 +44,10 @@ class PostgresBroker:
     @property
     def dead_letters(self) -> DeadLetters:
         return PostgresDeadLetters(self._run, self._wake, lambda: moment(self._clock))
+
+    @property
+    def transactions(self) -> PostgresTransactions:
+        return PostgresTransactions(self._target.schema, rings=self._target.listens)
 
     def twin(self) -> "PostgresBroker":
         return PostgresBroker(self._target.url, clock=self._clock)

@@ -95,6 +95,30 @@ BEGIN
     RETURN NEXT;
 END $$;
 
+-- The same in a transaction of the caller's, with the jobs as a JSON array; answers which were not stored.
+CREATE OR REPLACE FUNCTION $SCHEMA.enqueue_within_1(p_jobs text, p_ring boolean) RETURNS integer[]
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_jobs record;
+    v_answer record;
+BEGIN
+    SELECT array_agg(id ORDER BY i) AS ids, array_agg(queue ORDER BY i) AS queues,
+        array_agg(priority ORDER BY i) AS priorities, array_agg(convert_to(envelope, 'UTF8') ORDER BY i) AS envelopes,
+        CASE WHEN count(due) + count(delay) > 0 THEN array_agg(due ORDER BY i) END AS due,
+        array_agg(delay ORDER BY i) AS delays
+    INTO v_jobs
+    FROM ROWS FROM (json_to_recordset(p_jobs::json) AS (
+        id text, queue text, priority smallint, envelope text, due double precision, delay double precision
+    )) WITH ORDINALITY AS o (id, queue, priority, envelope, due, delay, i);
+    SELECT * INTO v_answer FROM $SCHEMA.enqueue_1(
+        NULL, NULL, v_jobs.ids, v_jobs.queues, v_jobs.priorities, v_jobs.envelopes, v_jobs.due, v_jobs.delays, NULL
+    );
+    IF p_ring AND v_answer.woken THEN -- is sent when the transaction commits, equal ones once
+        PERFORM pg_notify('jobq:$NAME', queue) FROM unnest(v_jobs.queues) AS queue;
+    END IF;
+    RETURN v_answer.duplicates;
+END $$;
+
 -- The crashes that were charged for these tokens did not happen: their worker is alive.
 CREATE OR REPLACE FUNCTION $SCHEMA.take_back_1(p_ids text[], p_epochs bigint[]) RETURNS void
 LANGUAGE plpgsql $SETTINGS AS $$

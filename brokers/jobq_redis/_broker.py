@@ -46,6 +46,10 @@ class RedisBroker:
     def dead_letters(self) -> DeadLetters:
         return RedisDeadLetters(self._run, self._size)
 
+    @property
+    def transactions(self) -> None:
+        return None
+
     def twin(self) -> "RedisBroker":
         return RedisBroker(self._target.url, clock=self._clock)
 

@@ -90,6 +90,10 @@ class RmqBroker:
     def dead_letters(self) -> DeadLetters:
         return _DeadLetters(self._shared)
 
+    @property
+    def transactions(self) -> None:
+        return None
+
     def twin(self) -> "RmqBroker":
         """The same connections, for another event loop: whoever loses them loses what is held."""
         other = object.__new__(type(self))

@@ -42,6 +42,10 @@ class SqliteBroker:
     def dead_letters(self) -> DeadLetters:
         return SqliteDeadLetters(self._open)
 
+    @property
+    def transactions(self) -> None:
+        return None
+
     def twin(self) -> "SqliteBroker":
         other = SqliteBroker(self.url, clock=self._clock)
         other._place = self._place  # a relative path stays where it was when it was opened

@@ -236,6 +236,10 @@ class _Ledger:
         inner = self._broker.dead_letters
         return None if inner is None else NotedDeadLetters(inner, self._rise)
 
+    @property
+    def transactions(self) -> None:
+        return None
+
     def twin(self) -> Broker | None:
         return self._broker.twin()
 

@@ -101,6 +101,10 @@ class Faulty:
         return self._broker.capabilities
 
     @property
+    def transactions(self) -> None:
+        return None
+
+    @property
     def dead_letters(self) -> DeadLetters | None:
         return self._broker.dead_letters
 

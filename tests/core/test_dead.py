@@ -35,6 +35,10 @@ async def fragile(number: int) -> None:
 
 class _Deaf(MemoryBroker):
     @property
+    def transactions(self) -> None:
+        return None
+
+    @property
     def dead_letters(self) -> Any:
         return None
 

@@ -1,0 +1,237 @@
+"""Turning calls of tasks into stored jobs, wherever they are stored."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, Generic, ParamSpec, TypeVar
+
+from msgspec import Raw
+
+from jobq._checks import check_job, check_whole, seconds
+from jobq._ids import new_id
+from jobq._outbox import CHUNK_BYTES, size_of
+from jobq.clock import Clock
+from jobq.codec import MAX_ENVELOPE
+from jobq.errors import BrokerError, ConfigError, JobqError, NotAllStored, NotATask, OutcomeUnknown
+from jobq.middleware import chain
+from jobq.model import MAX_CHUNK, Answer, Fate, Job
+from jobq.registry import Call, Registry, Task
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+_MOST_PAYLOAD: Final = MAX_ENVELOPE - (64 << 10)
+"""Leaves room in the envelope for what is not arguments."""
+
+
+class JobHandle(Generic[R_co]):
+    """A job that was enqueued."""
+
+    __slots__ = ("fate", "id", "task")
+
+    def __init__(self, id: str, task: str, fate: Fate | None) -> None:  # noqa: A002 - the job's word for it
+        self.id = id
+        """The live job's id; of the earlier one when this is a duplicate."""
+        self.task = task
+        self.fate = fate
+        """What became of it; None when an enqueue middleware kept it from being stored."""
+
+    def __repr__(self) -> str:
+        return f"<job {self.id} of {self.task}{'' if self.fate is None else f', {self.fate.value}'}>"
+
+
+class Performer(ABC):
+    """What enqueues; `max_payload` (bytes) is the limit for the encoded arguments of one job."""
+
+    def __init__(self, clock: Clock, max_payload: int) -> None:
+        check_whole("max_payload", max_payload, 1)
+        if max_payload > _MOST_PAYLOAD:
+            raise ConfigError(f"max_payload is {max_payload}; workers read no more than {_MOST_PAYLOAD:,} bytes")
+        self._clock = clock
+        self._max_payload = max_payload
+
+    @abstractmethod
+    async def _store(self, jobs: Sequence[Job]) -> Sequence[Answer]:
+        """Return when all of `jobs` (at most `MAX_CHUNK`) are stored."""
+
+    @abstractmethod
+    def _check_open(self) -> None:
+        """Raise `ConfigError` if nothing can be stored yet, or any more."""
+
+    async def perform_async(self, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Enqueue a call of `task` to be run as soon as a worker is free.
+
+        Raises `TypeError` for arguments that do not fit or cannot be stored, `BrokerUnavailable` when the broker
+        cannot be reached in time (`OutcomeUnknown` if it may have stored the job nevertheless), `BrokerFull`.
+        """
+        return await self._perform(task, self._body(task, args, kwargs))
+
+    async def perform_in(
+        self, delay: float | timedelta, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobHandle[R]:
+        """Enqueue a call to be run after `delay` (seconds or timedelta) on the broker's clock; 0 or less means now."""
+        wait = seconds(delay)
+        return await self._perform(task, self._body(task, args, kwargs), delay=wait)
+
+    async def perform_at(self, at: datetime, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Enqueue a call to be run at `at`, an aware datetime; in the past means now."""
+        due = _timestamp(at)
+        return await self._perform(task, self._body(task, args, kwargs), due=due)
+
+    async def perform_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
+        """Enqueue many calls (`task.call(…)`), in chunks of at most 1,000 that are each stored whole or not at all.
+
+        With enqueue middleware each job goes through it, and is stored or not, by itself. Raises `NotAllStored`, which
+        lists the ids that are stored, not stored, and unknown, and goes by what was stored and not by what a middleware
+        says: a job that it kept back is not stored, one that was stored before it raised is. If each job failed and
+        none was stored, a middleware's own error is raised as it is.
+        """
+        jobs: list[Job] = []
+        registries: list[Registry] = []
+        for call in calls:
+            if not isinstance(call, Call):
+                raise NotATask(f"{call!r} is no call of a task; perform_many takes task.call(…), …")
+            call.task.signature.check_size(len(memoryview(call.body)), self._max_payload)
+            jobs.append(self._job(call.task, call.body))
+            registries.append(call.task.registry)
+        if any(registry.enqueue_middlewares for registry in registries):
+            return await self._many_through(jobs, registries)
+        return await self._many(jobs)
+
+    def _body(self, task: Task[P, R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Raw:
+        if not isinstance(task, Task):
+            raise NotATask(f"{task!r} is no task, so no worker would know it; decorate the function with @app.task")
+        return task.signature.encode(args, kwargs, self._max_payload)
+
+    def _job(self, task: Task[..., Any], body: Raw, *, delay: float | None = None, due: float | None = None) -> Job:
+        self._check_open()
+        config, overrides = task.config, task.overrides
+        return Job(
+            id=overrides.id or new_id(),
+            task=task.name,
+            queue=overrides.queue or config.queue,
+            priority=config.priority if overrides.priority is None else overrides.priority,
+            created=self._clock.time(),
+            delay=delay,
+            due=due,
+            headers=overrides.headers and dict(overrides.headers),  # a middleware may write into it
+            body=body,
+        )
+
+    async def _perform(
+        self, task: Task[..., R], body: Raw, *, delay: float | None = None, due: float | None = None
+    ) -> JobHandle[R]:
+        job = self._job(task, body, delay=delay, due=due)
+        if task.registry.enqueue_middlewares:
+            passage = _Passage(job)
+            await self._through(passage, task.registry)
+            return passage.handle
+        (answer,) = await self._store((job,))
+        return JobHandle(answer.id, job.task, answer.fate)
+
+    async def _through(self, passage: "_Passage", registry: Registry) -> None:
+        """Store a job inside the app's enqueue middlewares. What they raise is raised, whatever was stored."""
+
+        async def store(passed: Job) -> object:
+            check_job(passed)
+            self._check_body(passed, passage.job, registry)
+            passage.doubts += 1
+            try:
+                (passage.answer,) = await self._store((passed,))
+            except OutcomeUnknown:
+                raise
+            except JobqError:
+                passage.doubts -= 1
+                raise
+            return passage.answer
+
+        await chain(registry.enqueue_middlewares, store)(passage.job)
+
+    def _check_body(self, passed: Job, job: Job, registry: Registry) -> None:
+        """Raise unless the task of `passed` takes its body, which may be another than the checked one of `job`."""
+        task = registry.tasks.get(passed.task)
+        if task is None:
+            raise NotATask(f"an enqueue middleware made the task {passed.task!r}, which its app does not have")
+        if (passed.task, passed.body) != (job.task, job.body):
+            task.signature.check_body(passed.body, self._max_payload)
+
+    async def _many(self, jobs: list[Job]) -> list[JobHandle[Any]]:
+        handles: list[JobHandle[Any]] = []
+        for chunk in _chunks(jobs):
+            try:
+                answers = await self._store(chunk)
+            except BrokerError as exc:
+                start = len(handles)
+                middle = start + len(chunk) if isinstance(exc, OutcomeUnknown) else start
+                ids = [job.id for job in jobs]
+                raise NotAllStored(ids[:start], ids[middle:], ids[start:middle]) from exc
+            handles += [JobHandle(a.id, job.task, a.fate) for a, job in zip(answers, chunk, strict=True)]
+        return handles
+
+    async def _many_through(self, jobs: list[Job], registries: list[Registry]) -> list[JobHandle[Any]]:
+        passages = [_Passage(job) for job in jobs]
+        errors: list[BaseException] = []
+        for start in range(0, len(jobs), MAX_CHUNK):  # so that each has the whole timeout
+            chunk = slice(start, start + MAX_CHUNK)
+            runs = (self._through(*run) for run in zip(passages[chunk], registries[chunk], strict=True))
+            results = await asyncio.gather(*runs, return_exceptions=True)
+            errors += [result for result in results if result is not None]
+            if any(isinstance(error, BrokerError) for error in errors):
+                break
+        if errors:
+            raise _why(errors, passages)
+        return [passage.handle for passage in passages]
+
+
+class _Passage:
+    """A job on its way through the enqueue middlewares, and what became of it, whatever they say."""
+
+    __slots__ = ("answer", "doubts", "job")
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.answer: Answer | None = None
+        self.doubts = 0
+        """How often it was to be stored without anybody hearing that it was not."""
+
+    @property
+    def handle(self) -> JobHandle[Any]:
+        if self.answer is None:
+            return JobHandle(self.job.id, self.job.task, None)
+        return JobHandle(self.answer.id, self.job.task, self.answer.fate)
+
+
+def _why(errors: list[BaseException], passages: list[_Passage]) -> BaseException:
+    """The error of a `perform_many` with enqueue middleware."""
+    stored = [one.job.id for one in passages if one.answer is not None]
+    unknown = [one.job.id for one in passages if one.answer is None and one.doubts]
+    not_stored = [one.job.id for one in passages if one.answer is None and not one.doubts]
+    stranger = next((error for error in errors if not isinstance(error, JobqError)), None)
+    if stranger is not None and len(errors) == len(not_stored) == len(passages):
+        return stranger
+    error = NotAllStored(stored, not_stored, unknown)
+    error.__cause__ = errors[0]
+    return error
+
+
+def _chunks(jobs: Sequence[Job]) -> Iterable[Sequence[Job]]:
+    """Slices of at most `MAX_CHUNK` jobs and about `CHUNK_BYTES` bytes."""
+    start = size = 0
+    for index, job in enumerate(jobs):
+        weight = size_of((job,))
+        size += weight
+        if index - start >= MAX_CHUNK or (size > CHUNK_BYTES and index > start):
+            yield jobs[start:index]
+            start, size = index, weight
+    if start < len(jobs):
+        yield jobs[start:]
+
+
+def _timestamp(at: datetime) -> float:
+    if not isinstance(at, datetime):
+        raise TypeError(f"the time is {at!r}; it is an aware datetime, and comes first")
+    if at.tzinfo is None or at.utcoffset() is None:
+        raise ValueError(f"{at!r} has no time zone, so it names no moment; e.g. datetime(2027, 1, 1, tzinfo=UTC)")
+    return at.timestamp()
