@@ -5,6 +5,7 @@ from contextvars import ContextVar
 from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
 
+from jobq._transaction import JobTransaction, Leaving
 from jobq.errors import NoCurrentJob
 from jobq.model import Job
 
@@ -58,6 +59,27 @@ class CurrentJob:
         return self.job.headers or {}
 
     @property
+    def connection(self) -> Any:
+        """What the job's transaction is open on. Raises `NoCurrentJob` outside it."""
+        if _running().connection is None:
+            raise NoCurrentJob(
+                "no transaction of this job is open: async with jobq.current().transaction() as connection:"
+            )
+        return _running().connection
+
+    def transaction(self) -> JobTransaction:
+        """A transaction of the broker's database, whose commit is also the job's end: both, or neither.
+
+        ::
+
+            async with jobq.current().transaction() as connection:
+                await connection.execute("UPDATE accounts SET …")
+
+        See `JobTransaction`. Raises `Unsupported` on a broker that is no database.
+        """
+        return _running().transaction()
+
+    @property
     def cancelled(self) -> bool:
         """Whether this run should stop: a long loop in a thread asks now and then, since nobody can interrupt it."""
         return self._cancelled is not None and self._cancelled.is_set()
@@ -76,8 +98,12 @@ class CurrentJob:
         self._cancelled = Event()
 
 
-class Running(Protocol):
+class Running(Leaving, Protocol):
     """A job that a worker runs."""
+
+    def transaction(self) -> JobTransaction:
+        """The one that it may have."""
+        ...
 
     @property
     def current(self) -> CurrentJob:
@@ -94,8 +120,12 @@ running: ContextVar[Running] = ContextVar("jobq.running")
 
 def current() -> CurrentJob:
     """The job that is running here. Raises `NoCurrentJob` outside a job."""
+    return _running().current
+
+
+def _running() -> Running:
     try:
-        return running.get().current
+        return running.get()
     except LookupError:
         raise NoCurrentJob(
             "jobq.current() was called outside a job; it works in a task and in worker middleware"

@@ -59,6 +59,7 @@ class App:
         retry_queue: str | None = None,
         on_failure: FailureHandler | None = None,
         on_dead: FailureHandler | None = None,
+        transaction: bool = False,
     ) -> _Decorator: ...
     def task(self, function: Callable[P, Any] | None = None, /, *, name: str | None = None, **options: Any) -> Any:
         """Register a function as a task: `@app.task` or `@app.task(queue="mail", …)`.
@@ -67,8 +68,9 @@ class App:
         stored jobs, by default the function's `__qualname__`. `retry` (default: 25 retries with backoff), `timeout`
         (seconds, default none), `priority` (0 to 4), `max_crashes` (runs that may die with their worker),
         `keep_dead` (keep dead jobs, default yes), `retry_queue` (where retries wait and run), `on_failure` and
-        `on_dead` (called with the job and the exception when it will, and will not, run again) are explained in
-        docs/tasks.md. Raises `ConfigError` for an option that cannot be right and for a name that is taken.
+        `on_dead` (called with the job and the exception when it will, and will not, run again), `transaction` (run in
+        a transaction whose commit is also the job's end, default no) are explained in docs/tasks.md. Raises
+        `ConfigError` for an option that cannot be right and for a name that is taken.
         """
         if options.get("retry", ...) is None:
             del options["retry"]

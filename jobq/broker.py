@@ -22,12 +22,12 @@ become due in one step the earliest is first; of those released in one turn, or 
 from collections.abc import Collection, Sequence
 from enum import Flag, auto
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from jobq.clock import Clock
-from jobq.model import Answer, Beat, Claim, DeadJob, Job, Orders, Outcome, Stamp, Swept, Turn, WorkerInfo
+from jobq.model import Answer, Beat, Claim, DeadJob, Job, Orders, Outcome, Stamp, Swept, Token, Turn, WorkerInfo
 
-__all__ = ["Broker", "BrokerFactory", "Capability", "DeadLetters", "Joined", "JoinedSync", "Transactions"]
+__all__ = ["Broker", "BrokerFactory", "Capability", "DeadLetters", "Joined", "JoinedSync", "Settlement", "Transactions"]
 
 
 class Capability(Flag):
@@ -188,7 +188,11 @@ class DeadLetters(Protocol):
 
 
 class Transactions(Protocol):
-    """Storing jobs in transactions that the caller has open on connections of its own to the broker's database."""
+    """Transactions of the broker's database that other work of the application's is in, too."""
+
+    def settle(self, worker: str, token: Token) -> "Settlement":
+        """A transaction, not begun yet, whose commit is also the end of this job."""
+        ...
 
     def join(self, connection: object) -> "Joined":
         """The transaction on a connection of a library for async code.
@@ -199,6 +203,25 @@ class Transactions(Protocol):
 
     def join_sync(self, connection: object) -> "JoinedSync":
         """The same for a connection of a library for synchronous code."""
+        ...
+
+
+class Settlement(Protocol):
+    """A transaction that ends a claimed job. After `begin` comes one of the others, once; or its connection is lost."""
+
+    async def begin(self) -> Any:
+        """Begin it. Returns the connection that it is on, of the library that the broker uses.
+
+        Connections for this are no others': however many transactions there are, the broker's verbs go on.
+        """
+        ...
+
+    async def commit(self) -> None:
+        """Settle the job as `Done` would, and commit. Raises `LeaseLost`, and has rolled back, if that is refused."""
+        ...
+
+    async def rollback(self) -> None:
+        """Undo everything; nothing has become of the job."""
         ...
 
 

@@ -18,6 +18,7 @@
     │   ├── BrokerRefused                 it reached a decision against us: rights, version, setting
     │   └── NotAllStored                  several jobs, and not all of them are known to be stored
     ├── Unsupported(NotImplementedError)  this broker cannot; the message says what can
+    ├── LeaseLost                         another worker may have the job; nothing of this run was stored
     ├── NoCurrentJob(RuntimeError)        `current()` outside a job
     ├── JobTimeout(TimeoutError)          a job ran longer than its task allows
     ├── JobAborted                        a body ended itself with SystemExit, or cancelled itself
@@ -114,6 +115,10 @@ class NotAllStored(BrokerError):
 
 class Unsupported(JobqError, NotImplementedError):
     """The broker cannot do that."""
+
+
+class LeaseLost(JobqError):
+    """This run no longer has its job, which another worker may run: what was to be stored with it was rolled back."""
 
 
 class NoCurrentJob(JobqError, RuntimeError):

@@ -61,6 +61,7 @@ class TaskOptions:
     retry_queue: str | None = None
     on_failure: FailureHandler | None = None
     on_dead: FailureHandler | None = None
+    transaction: bool = False
 
     def __post_init__(self) -> None:
         check_queue(self.queue)
@@ -73,6 +74,7 @@ class TaskOptions:
             check_seconds("timeout", self.timeout)
         check_whole("max_crashes", self.max_crashes, 1)
         check_flag("keep_dead", self.keep_dead)
+        check_flag("transaction", self.transaction)
         for name in ("on_failure", "on_dead"):
             if (handler := getattr(self, name)) is not None and not callable(handler):
                 raise ConfigError(f"{name} is {handler!r}; it is a function of (job, exception)")
@@ -188,6 +190,8 @@ class Registry:
         task: Task[..., Any]
         if inspect.iscoroutinefunction(function):
             task = AsyncTask[..., Any](function, name, options, self)
+        elif options.transaction:
+            raise ConfigError(f"the task {name!r} is to run in a transaction, for which it must be an async def")
         else:
             task = SyncTask[..., Any](function, name, options, self)
         self.tasks[name] = task

@@ -16,6 +16,7 @@ from jobq_postgres._enlist import PostgresTransactions
 from jobq_postgres._errors import is_taken
 from jobq_postgres._lines import Lines
 from jobq_postgres._records import TurnCall, moment
+from jobq_postgres._settlement import Bench
 from jobq_postgres._url import parse
 from jobq_postgres._wakes import Wakes
 
@@ -31,6 +32,7 @@ class PostgresBroker:
         self._target = parse(url)
         self._clock = clock
         self._lines = Lines(self._target)
+        self._bench = Bench(self._lines, self._target.transactions)
         self._statements = {sql: _schema.quoted(self._target.schema, sql) for sql in _records.STATEMENTS}
         self._bell = Bell(self._ring)
         hears = self._target.listens and not self._target.pooled
@@ -47,7 +49,7 @@ class PostgresBroker:
 
     @property
     def transactions(self) -> PostgresTransactions:
-        return PostgresTransactions(self._target.schema, rings=self._target.listens)
+        return PostgresTransactions(self._target, self._bench)
 
     def twin(self) -> "PostgresBroker":
         return PostgresBroker(self._target.url, clock=self._clock)
@@ -56,6 +58,7 @@ class PostgresBroker:
         """May be entered several times, by a client and a worker for instance; the last to leave closes it."""
         self._entered += 1
         if self._entered == 1:
+            self._bench.open()
             try:
                 await self._lines.open()
             except BaseException:
@@ -136,4 +139,5 @@ class PostgresBroker:
         if self._entered == 0:
             await self._bell.close()
             await self._wakes.close()
+            await self._bench.close()
             await self._lines.close()

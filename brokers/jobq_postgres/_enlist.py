@@ -8,9 +8,11 @@ import msgspec
 
 from jobq.codec import encode_job
 from jobq.errors import ConfigError
-from jobq.model import Answer, Job
+from jobq.model import Answer, Job, Token
 from jobq_postgres import _records
 from jobq_postgres._schema import quoted
+from jobq_postgres._settlement import Bench, PostgresSettlement
+from jobq_postgres._url import Target
 
 _CALL: Final = "SELECT $SCHEMA.enqueue_within_1({jobs}, {ring})"
 _KINDS: Final = (
@@ -28,11 +30,16 @@ Connection = Any
 
 
 class PostgresTransactions:
-    """The facet; `rings` says whether sleeping workers are to be notified."""
+    """The facet; jobs' own transactions are on connections from `bench`."""
 
-    def __init__(self, schema: str, *, rings: bool) -> None:
-        self._schema = schema
-        self._rings = rings
+    def __init__(self, target: Target, bench: Bench) -> None:
+        self._target = target
+        self._schema = target.schema
+        self._rings = target.listens
+        self._bench = bench
+
+    def settle(self, worker: str, token: Token) -> PostgresSettlement:
+        return PostgresSettlement(self._bench, self._schema, self._target.masked, worker, token)
 
     def join(self, connection: object) -> "_Joined":
         call = _find(connection, _ASYNC)

@@ -36,7 +36,7 @@ def unreachable(exc: BaseException, url: str) -> BrokerError:
 def failed(exc: BaseException, url: str, schema: str) -> BrokerError:
     """What it means that a call failed which was on its way."""
     state = state_of(exc)
-    if not state or state.startswith(_UNKNOWN):
+    if is_lost(exc):
         return OutcomeUnknown(f"the connection to Postgres at {url} was lost before the reply ({reason(exc)})")
     if state.startswith(_NOT_NOW):
         return BrokerUnavailable(f"Postgres at {url} cannot do this now: {first_line(exc)}")
@@ -52,6 +52,12 @@ def failed(exc: BaseException, url: str, schema: str) -> BrokerError:
             "the grants are in docs/postgres.md"
         )
     return BrokerRefused(f"Postgres at {url} cannot do this: {first_line(exc)}")
+
+
+def is_lost(exc: BaseException) -> bool:
+    """Whether the connection has ended, so that nobody knows what became of a commit."""
+    state = state_of(exc)
+    return not state or state.startswith(_UNKNOWN)
 
 
 def is_taken(exc: BrokerError) -> bool:

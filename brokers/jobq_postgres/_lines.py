@@ -85,31 +85,36 @@ class Lines:
             return rows
 
     async def connect(self, on_end: Callable[[], None] = lambda: None) -> Connection:
-        """A connection of the caller's own. `on_end` is called when it is lost."""
+        """A connection of the caller's own for our statements. `on_end` is called when it is lost."""
+        limit = str(round(self._target.timeout * _SHARE * 1000))
+        connection = await self._connect(
+            jit="off",
+            plan_cache_mode="force_generic_plan",
+            statement_timeout=limit,
+            lock_timeout=limit,
+            idle_in_transaction_session_timeout=limit,
+        )
+        connection.add_termination_listener(partial(_call, on_end))
+        return connection
+
+    async def connect_for_jobs(self) -> Connection:
+        """A connection for statements of the application's, with the server's own settings."""
+        return await self._connect()
+
+    async def _connect(self, **settings: str) -> Connection:
         if self._closed:
             raise BrokerUnavailable(f"this broker on {self._target.masked} is closed; use it inside `async with`")
-        limits = round(self._target.timeout * _SHARE * 1000)
-        settings = {
-            "application_name": "jobq",
-            "jit": "off",
-            "plan_cache_mode": "force_generic_plan",
-            "statement_timeout": str(limits),
-            "lock_timeout": str(limits),
-            "idle_in_transaction_session_timeout": str(limits),
-        }
         try:
             async with asyncio.timeout(self._target.timeout):
-                connection = await connect(
+                return await connect(
                     self._target.dsn,
                     timeout=self._target.timeout,
-                    command_timeout=self._target.timeout,
+                    command_timeout=self._target.timeout if settings else None,
                     statement_cache_size=0 if self._target.pooled else 100,
-                    server_settings={"application_name": "jobq"} if self._target.pooled else settings,
+                    server_settings={"application_name": "jobq"} | ({} if self._target.pooled else settings),
                 )
         except NOT_CONNECTED as exc:
             raise unreachable(exc, self._target.masked) from exc
-        connection.add_termination_listener(partial(_call, on_end))
-        return connection
 
     async def ask(self, connection: Connection, sql: str) -> None:
         """Run a statement on a connection of the caller's own."""

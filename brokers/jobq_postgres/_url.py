@@ -12,7 +12,7 @@ _SCHEMES: Final = ("postgresql", "postgres")
 _SCHEMA: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,47}")
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._%-]*)(:\d{1,5})?")
 _WORD: Final = re.compile(r"[A-Za-z_]+")
-_OURS: Final = frozenset({"schema", "apply", "notify", "pooler", "timeout"})
+_OURS: Final = frozenset({"schema", "apply", "notify", "pooler", "timeout", "transactions"})
 _DRIVERS: Final = frozenset(
     {"sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "ssl_min_protocol_version", "ssl_max_protocol_version"}
     | {"target_session_attrs", "host", "port", "user", "database", "dbname", "passfile", "service", "krbsrvname"}
@@ -22,6 +22,7 @@ _SECRETS: Final = frozenset({"password", "sslpassword"})
 _HIDDEN: Final = "***"
 _HINT: Final = "; in a user or a password write '#', '/', '?', '@', '[' and ']' as %23, %2F, %3F, %40, %5B and %5D"
 _DAY: Final = 86400.0
+_MOST: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class Target:
     pooled: bool
     """Whether each transaction may be on another connection."""
     timeout: float
+    transactions: int
+    """How many jobs may have a transaction open at once."""
 
 
 def mask(url: str) -> str:
@@ -103,8 +106,9 @@ def _parse(url: str) -> Target:
     pooled = _one_of(query, "pooler", "no", "transaction") == "transaction"
     listens = _one_of(query, "notify", "yes", "no") == "yes"
     timeout = _seconds(query.pop("timeout", "5"), "timeout", _DAY)
+    transactions = _count(query.pop("transactions", "10"), "transactions")
     dsn = f"postgresql://{where}{'?' if query else ''}{urlencode(query)}"
-    return Target(url, mask(url), dsn, schema, applies, listens, pooled, timeout)
+    return Target(url, mask(url), dsn, schema, applies, listens, pooled, timeout, transactions)
 
 
 def _check_hosts(place: str) -> None:
@@ -127,6 +131,12 @@ def _seconds(text: str, name: str, most: float) -> float:
     if not 0 < seconds <= most:
         raise ConfigError(f"{name} is a positive number of seconds, at most {most:g}")
     return seconds
+
+
+def _count(text: str, name: str) -> int:
+    if not 0 < (count := int(text)) <= _MOST:
+        raise ConfigError(f"{name} is a number from 1 to {_MOST}")
+    return count
 
 
 def _check_names(names: Iterable[str], shown: str) -> None:

@@ -304,6 +304,15 @@ BEGIN
     RETURN NEXT;
 END $$;
 
+-- Ends a job as done, in a transaction in which it has done its work; false if this worker no longer holds it.
+CREATE OR REPLACE FUNCTION $SCHEMA.settle_1(p_worker text, p_id text, p_epoch bigint) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM $SCHEMA.jobs AS j USING $SCHEMA.workers AS w
+    WHERE w.id = p_worker AND j.id = p_id AND j.epoch = p_epoch AND j.worker = w.n;
+    RETURN FOUND;
+END $$;
+
 -- In how many seconds there is something for who waits for these queues: 0 if it is there now, NULL if nothing is.
 CREATE OR REPLACE FUNCTION $SCHEMA.look_1(p_queues text[], p_now timestamptz) RETURNS double precision
 LANGUAGE plpgsql $SETTINGS AS $$

@@ -51,7 +51,7 @@ class Executor:
         self._slots = slots
         self._deadlines = deadlines
         self._scribe = scribe
-        self._surroundings = Surroundings(client, state)
+        self._surroundings = Surroundings(scribe.worker, client, state)
         self._now = now
         self._park_grace = park_grace
         self._limiter = CapacityLimiter(slots.concurrency)
@@ -116,21 +116,26 @@ class Executor:
                 await held.run()
             else:
                 await self._handler(delivery.job)
-        except BaseException as exc:  # noqa: BLE001 - sys.exit() in a body ends the job, not the worker
+        except BaseException as exc:
             self._deadlines.discard(held)
-            outcome = await self._outcome_after(held, exc)
+            outcome = None if held.leaving else await self._outcome_after(held, exc)
+            if held.leaving and held.cause is None:
+                log.warning("%r is done, as its transaction has committed; after that it raised", held, exc_info=exc)
         else:
             if held.deadline is not None:
                 self._deadlines.discard(held)
-            outcome = Done(delivery.job.id, delivery.epoch)
+            outcome = None if held.leaving else Done(delivery.job.id, delivery.epoch)
             if held.cause is Cause.TIMEOUT:
                 log.warning("%r took longer than its timeout, yet it ended; its end counts", held)
         running.reset(token)  # else job, task and context are a circle, which is memory until it is collected
         self._end(held, outcome)
 
-    def _end(self, held: Held, outcome: Outcome) -> None:
-        """It has its outcome, and the next one its slot."""
-        self._slots.settle(held, outcome)
+    def _end(self, held: Held, outcome: Outcome | None) -> None:
+        """It has its outcome, unless its transaction was that, and the next one its slot."""
+        if outcome is None:
+            self._slots.drop(held)
+        else:
+            self._slots.settle(held, outcome)
         if self._slots.waiting:
             self.start_waiting()
 
@@ -228,7 +233,7 @@ class Executor:
 
     def _runner(self, task: Task[..., Any]) -> Callable[..., Awaitable[object]]:
         if isinstance(task, AsyncTask):
-            return task.function
+            return partial(_run_in_transaction, task.function) if task.config.transaction else task.function
         return partial(self._run_in_thread, task.function)
 
     async def _run_in_thread(self, function: Callable[..., object], *args: object, **kwargs: object) -> object:
@@ -248,6 +253,11 @@ class Executor:
         if exc is not None:
             raise exc
         return await value if inspect.isawaitable(value) else value
+
+
+async def _run_in_transaction(function: Callable[..., Awaitable[object]], *args: object, **kwargs: object) -> object:
+    async with running.get().transaction():
+        return await function(*args, **kwargs)
 
 
 def _run_apart(call: Callable[[], object]) -> tuple[object, BaseException | None]:

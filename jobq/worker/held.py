@@ -7,8 +7,9 @@ from enum import Enum, auto
 from typing import Any
 
 from jobq._context import CurrentJob
+from jobq._transaction import JobTransaction
 from jobq.client import Client
-from jobq.model import SUSPECT_AFTER, Dead, Delivery
+from jobq.model import SUSPECT_AFTER, Dead, Delivery, Token
 from jobq.registry import FailureHandler
 
 __all__ = ["Cause", "Doom", "Held", "Surroundings"]
@@ -27,6 +28,7 @@ class Cause(Enum):
 class Surroundings:
     """What all jobs of a worker share."""
 
+    worker: str
     client: Client
     state: dict[str, Any]
 
@@ -51,14 +53,17 @@ class Held:
         "_surroundings",
         "body",
         "cause",
+        "connection",
         "deadline",
         "delivery",
         "doom",
         "epoch",
+        "leaving",
         "settled",
         "started",
         "suspect",
         "timeout",
+        "transacted",
     )
 
     def __init__(self, delivery: Delivery, surroundings: Surroundings) -> None:
@@ -74,6 +79,9 @@ class Held:
         self.cause: Cause | None = None
         self.started = False
         self.settled = False
+        self.leaving = False
+        self.transacted = False
+        self.connection: Any = None
 
     def prepare(
         self, function: Callable[..., Awaitable[object]], args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -97,6 +105,11 @@ class Held:
                 state=self._surroundings.state,
             )
         return self._current
+
+    def transaction(self) -> JobTransaction:
+        """A transaction whose commit is this job's end."""
+        client, worker = self._surroundings.client, self._surroundings.worker
+        return JobTransaction(self, client.transactions.settle(worker, Token(self.delivery.job.id, self.epoch)))
 
     @property
     def progress(self) -> float | None:

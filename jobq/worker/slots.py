@@ -120,11 +120,13 @@ class Slots:
         self._measure(len(outcomes), now)
 
     def drop(self, held: Held) -> None:
-        """Forget a job that waits, and whose token somebody else has, or nobody."""
+        """Forget a job whose token somebody else has, or nobody; it waits, or its body has ended."""
         if self.held.pop(held.epoch, None) is None:
             return
         held.settled = True
+        self.taken -= held.body is not None
         self._suspects -= held.suspect
+        self.changed.set()
         if held in self.waiting:
             self.waiting.remove(held)
 

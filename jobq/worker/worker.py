@@ -259,7 +259,7 @@ class Worker:
     def _lose(self, token: Token) -> None:
         """Somebody else may run this job now, or nobody needs to."""
         held = self._slots.held.get(token.epoch)
-        if held is None or held.settled:
+        if held is None or held.settled or held.leaving:
             return  # it ended while the heartbeat was under way; the broker has its outcome, or refuses it
         log.warning("the lease of %r was lost", held)
         if held.running:

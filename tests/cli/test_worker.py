@@ -212,7 +212,10 @@ def test_a_burst_does_not_wait_for_the_broker(project: Project) -> None:
         (["sample:app", "--queue", "a b"], "'a b' cannot name a queue"),
         (["sample:app", "--queue", "a:0"], "the weight in 'a:0' is not a whole number from 1 to 1000"),
         (["sample:app", "--queue", "a", "--queue", "a:2"], "names at least one queue, and none twice"),
-        (["sample:app", "--broker", "kafka"], "'kafka' is no broker: give a URL, or one of memory, redis, rmq, sqlite"),
+        (
+            ["sample:app", "--broker", "kafka"],
+            "'kafka' is no broker: give a URL, or one of memory, postgres, redis, rmq, sqlite",
+        ),
         (["sample:app", "--broker", "kafka://x"], "no installed broker serves 'kafka://'; installed are: memory"),
         (["sample:app", "--broker", "memory", "-p", "2"], "memory:// lives inside one process"),
         (["sample:app", "--broker", "rmq", "--store", "redis"], "no broker can be a store yet"),

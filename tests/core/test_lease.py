@@ -429,7 +429,7 @@ class Going:
     @property
     def held(self) -> dict[int, Held]:
         self.at += next(self._steps)
-        around = Surroundings(Client(MemoryBroker()), {})
+        around = Surroundings("w", Client(MemoryBroker()), {})
         return {self._delivery.epoch: Held(self._delivery, around)} if 3 <= self.at < 5 else {}
 
 

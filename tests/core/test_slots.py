@@ -14,7 +14,7 @@ from jobq_memory import MemoryBroker
 def held(epoch: int, crashes: int = 0) -> Held:
     notes = tuple(Crash(n, float(n), "w") for n in range(crashes))
     delivery = Delivery(Job(id=str(epoch), task="t", body=Raw(b"{}")), epoch, crashes=notes)
-    return Held(delivery, Surroundings(Client(MemoryBroker()), {}))
+    return Held(delivery, Surroundings("w", Client(MemoryBroker()), {}))
 
 
 def filled(concurrency: int, jobs: int) -> Slots:

@@ -195,7 +195,7 @@ async def test_timeouts_that_were_reached_are_logged_with_the_job(caplog: pytest
 async def test_a_cancellation_before_the_first_step_still_ends_in_an_outcome() -> None:
     """A task that is cancelled before it ran would otherwise vanish without one."""
     delivery = Delivery(Job(id="j", task="t"), 1)
-    held, log = Held(delivery, Surroundings(Client(MemoryBroker()), {})), list[str]()
+    held, log = Held(delivery, Surroundings("w", Client(MemoryBroker()), {})), list[str]()
 
     async def body() -> None:
         held.started = True
@@ -227,7 +227,7 @@ async def test_deadlines_sleep_until_the_earliest_even_when_it_came_last() -> No
 
     task = asyncio.create_task(loop())
     await clock.run(1)
-    around = Surroundings(Client(MemoryBroker()), {})
+    around = Surroundings("w", Client(MemoryBroker()), {})
     probes = {name: Probe(Delivery(Job(id=name, task="t"), n), around) for n, name in enumerate("abc")}
     for name, seconds in (("a", 10.0), ("b", 3.0), ("c", 5.0)):
         probes[name].timeout = seconds
