@@ -11,7 +11,7 @@ import pytest
 from jobq_rmq._topology import Kind
 from tests.faults.field import Field
 from tests.faults.rabbitmq import RabbitStore
-from tests.faults.stores import RedisStore, SqliteStore
+from tests.faults.stores import PostgresStore, RedisStore, SqliteStore
 from tests.rmq.tools import space_on
 from tests.servers import Server
 
@@ -63,6 +63,17 @@ async def on_sqlite(tmp_path: Path) -> AsyncIterator[Field]:
         yield field
 
 
+@pytest.fixture
+async def on_postgres(postgres_url: str, tmp_path: Path) -> AsyncIterator[Field]:
+    schema = f"faults_{os.getpid()}_{next(_numbers)}"
+    async with AsyncExitStack() as stack:
+        store = PostgresStore(postgres_url, schema)
+        stack.callback(store.close)
+        field = Field(f"{postgres_url}?schema={schema}&timeout=1", store, tmp_path, stack)
+        stack.callback(field.end)
+        yield field
+
+
 @asynccontextmanager
 async def rabbitmq_field(
     server: str, directory: Path, via: str = "", kind: Kind = "quorum", **options: object
@@ -86,14 +97,14 @@ async def on_rabbitmq(rabbitmq_url: str, tmp_path: Path) -> AsyncIterator[Field]
         yield field
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", "redis", "postgres"])
 def field(request: pytest.FixtureRequest) -> Field:
     """A field on each broker that keeps leases, in turn."""
     found: Field = request.getfixturevalue(f"on_{request.param}")
     return found
 
 
-everywhere = pytest.mark.parametrize("field", ["sqlite", "redis", "rabbitmq"], indirect=True)
+everywhere = pytest.mark.parametrize("field", ["sqlite", "redis", "postgres", "rabbitmq"], indirect=True)
 """On RabbitMQ, too, where the connection is the lease."""
 
 
@@ -104,12 +115,12 @@ def server() -> Iterator[Server]:
         yield stack.enter_context(Server(arguments=("--appendonly", "yes", "--appendfsync", "always")))
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", "redis", "postgres"])
 def forgetful(request: pytest.FixtureRequest) -> Field:
     """A field on each broker in turn that can lose its last moments."""
-    if request.param == "sqlite":
-        on_file: Field = request.getfixturevalue("on_sqlite")
-        return on_file
+    if request.param != "redis":
+        found: Field = request.getfixturevalue(f"on_{request.param}")
+        return found
     make, own = request.getfixturevalue("make"), request.getfixturevalue("server")
     on_server: Field = make(own.url, own=own)
     return on_server

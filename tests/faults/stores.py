@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
+import psycopg
 from redis import Redis
 
 from jobq.codec import decode_crashes, decode_trail
@@ -177,6 +178,77 @@ class RedisStore:
                 places += map(bytes.decode, self._redis.hkeys(key))
         assert len(places) == len(set(places)), "a job is in two places"
         assert set(places) >= self.live(), "a job is nowhere"
+
+
+class PostgresStore:
+    """A schema. To fall back is to restore a backup."""
+
+    _TABLES = ("jobs", "dead", "workers", "stamps")
+
+    def __init__(self, url: str, schema: str) -> None:
+        self._db = psycopg.connect(url, autocommit=True)
+        self._schema = schema
+        self._counted: list[tuple[str, int]] = []
+
+    def remember(self) -> None:
+        for table in self._TABLES:
+            self._do(f"CREATE TABLE $.{table}_before AS TABLE $.{table}")
+        self._counted = [(name, self._rows(f"SELECT last_value FROM $.{name}")[0][0]) for name in ("epochs", "places")]
+
+    def fall_back(self) -> None:
+        with self._db.transaction():
+            self._do("LOCK " + ", ".join(f"$.{table}" for table in self._TABLES))
+            for table in self._TABLES:
+                self._do(f"DELETE FROM $.{table}")
+                self._do(f"INSERT INTO $.{table} OVERRIDING SYSTEM VALUE SELECT * FROM $.{table}_before")
+            for name, last in self._counted:
+                self._do(f"SELECT setval('$.{name}', {last})")
+
+    def close(self) -> None:
+        self._db.close()
+
+    def live(self) -> set[str]:
+        return {str(row[0]) for row in self._rows("SELECT id FROM $.jobs")}
+
+    def held(self) -> set[str]:
+        return {str(row[0]) for row in self._rows("SELECT id FROM $.jobs WHERE epoch IS NOT NULL")}
+
+    def dead(self) -> dict[str, Trail]:
+        return {str(job_id): decode_trail(trail) for job_id, trail in self._rows("SELECT id, trail FROM $.dead")}
+
+    def trail(self, job_id: str) -> Trail:
+        rows = self._rows("SELECT trail FROM $.jobs WHERE id = %s", job_id)
+        return decode_trail(rows[0][0]) if rows else NO_TRAIL
+
+    def crashes(self, job_id: str) -> tuple[Crash, ...]:
+        rows = self._rows("SELECT convert_to(crashes::text, 'UTF8') FROM $.jobs WHERE id = %s", job_id)
+        return decode_crashes(rows[0][0]) if rows else ()
+
+    def put(self, job_id: str, envelope: bytes) -> None:
+        columns = "INSERT INTO $.jobs (id, queue, priority, lane, pos, envelope)"
+        self._rows(
+            f"{columns} VALUES (%s, 'default', 2, 2, nextval('$.places') * 1024, %s) RETURNING 1", job_id, envelope
+        )
+
+    def check(self) -> None:
+        assert self._rows("SELECT id FROM $.jobs WHERE due IS NOT NULL AND epoch IS NOT NULL") == []
+        assert self._rows("SELECT id FROM $.jobs WHERE (epoch IS NULL) <> (worker IS NULL)") == []
+        assert self._rows("SELECT id FROM $.jobs WHERE id IN (SELECT id FROM $.dead)") == []
+        assert (
+            self._rows(
+                "SELECT j.id FROM $.jobs AS j LEFT JOIN $.workers AS w ON w.n = j.worker "
+                "WHERE j.worker IS NOT NULL AND w.n IS NULL"
+            )
+            == []
+        )
+
+    def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        if self._db.execute("SELECT to_regclass(%s)", (f"{self._schema}.jobs",)).fetchone() == (None,):
+            return []
+        return self._db.execute(sql.replace("$", self._schema).encode(), values).fetchall()
+
+    def _do(self, sql: str) -> None:
+        self._db.execute(sql.replace("$", self._schema).encode())
 
 
 def _texts(values: list[bytes]) -> set[str]:
