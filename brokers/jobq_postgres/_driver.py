@@ -12,6 +12,7 @@ connect: Final = _asyncpg.connect
 ERRORS: Final[tuple[type[Exception], ...]] = (
     _asyncpg.PostgresError,
     _asyncpg.InterfaceError,
+    _asyncpg.InternalClientError,  # a connection whose end was announced while it was idle is in no state to be used
     OSError,
     TimeoutError,
 )

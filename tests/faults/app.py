@@ -109,6 +109,14 @@ async def stubborn(seconds: float) -> None:
 
 
 @app.task(retry=soon, max_crashes=1000)
+async def pay(table: str, seconds: float) -> None:
+    """Write down, in a transaction, that this job had its effect."""
+    async with jobq.current().transaction() as connection:
+        await connection.execute(f"INSERT INTO {table} VALUES ($1)", jobq.current().id)
+        await asyncio.sleep(seconds)
+
+
+@app.task(retry=soon, max_crashes=1000)
 async def flaky(seconds: float, failures: int) -> None:
     """Fail in the first runs."""
     await asyncio.sleep(seconds)

@@ -63,15 +63,20 @@ async def on_sqlite(tmp_path: Path) -> AsyncIterator[Field]:
         yield field
 
 
+def on_postgres_at(server: str, directory: Path, stack: AsyncExitStack) -> Field:
+    """A field in a schema of its own on this server."""
+    schema = f"faults_{os.getpid()}_{next(_numbers)}"
+    store = PostgresStore(server, schema)
+    stack.callback(store.close)
+    field = Field(f"{server}?schema={schema}&timeout=1", store, directory, stack)
+    stack.callback(field.end)
+    return field
+
+
 @pytest.fixture
 async def on_postgres(postgres_url: str, tmp_path: Path) -> AsyncIterator[Field]:
-    schema = f"faults_{os.getpid()}_{next(_numbers)}"
     async with AsyncExitStack() as stack:
-        store = PostgresStore(postgres_url, schema)
-        stack.callback(store.close)
-        field = Field(f"{postgres_url}?schema={schema}&timeout=1", store, tmp_path, stack)
-        stack.callback(field.end)
-        yield field
+        yield on_postgres_at(postgres_url, tmp_path, stack)
 
 
 @asynccontextmanager

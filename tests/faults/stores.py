@@ -186,9 +186,15 @@ class PostgresStore:
     _TABLES = ("jobs", "dead", "workers", "stamps")
 
     def __init__(self, url: str, schema: str) -> None:
+        self._url = url
         self._db = psycopg.connect(url, autocommit=True)
         self._schema = schema
         self._counted: list[tuple[str, int]] = []
+
+    def connect(self) -> None:
+        """Anew, after the server was gone."""
+        self._db.close()
+        self._db = psycopg.connect(self._url, autocommit=True)
 
     def remember(self) -> None:
         for table in self._TABLES:
