@@ -27,7 +27,17 @@ from typing import Any, Protocol, Self
 from jobq.clock import Clock
 from jobq.model import Answer, Beat, Claim, DeadJob, Job, Orders, Outcome, Stamp, Swept, Token, Turn, WorkerInfo
 
-__all__ = ["Broker", "BrokerFactory", "Capability", "DeadLetters", "Joined", "JoinedSync", "Settlement", "Transactions"]
+__all__ = [
+    "Broker",
+    "BrokerFactory",
+    "Capability",
+    "DeadLetters",
+    "Joined",
+    "JoinedSync",
+    "Schema",
+    "Settlement",
+    "Transactions",
+]
 
 
 class Capability(Flag):
@@ -85,6 +95,11 @@ class Broker(Protocol):
     @property
     def transactions(self) -> "Transactions | None":
         """Enqueuing in transactions of the caller's; None if it cannot."""
+        ...
+
+    @property
+    def schema(self) -> "Schema | None":
+        """What has to be in the broker's database; None if it is none, or sees to that by itself."""
         ...
 
     def twin(self) -> "Broker | None":
@@ -241,6 +256,29 @@ class JoinedSync(Protocol):
 
     def enqueue(self, jobs: Sequence[Job]) -> Sequence[Answer]:
         """See `Joined.enqueue`."""
+        ...
+
+
+class Schema(Protocol):
+    """Tables and functions in a database, for those who do not want clients and workers to make them.
+
+    It needs no entered broker: each call makes a connection of its own.
+    """
+
+    def script(self) -> str:
+        """Everything, as SQL that may be run again and again."""
+        ...
+
+    def grants(self, role: str) -> str:
+        """What clients and workers have to be allowed, as SQL."""
+        ...
+
+    async def lacking(self) -> str | None:
+        """What is not there, in words; None if nothing is."""
+        ...
+
+    async def apply(self) -> bool:
+        """Make what is not there, all or nothing. Returns whether anything was not. Others may do so meanwhile."""
         ...
 
 

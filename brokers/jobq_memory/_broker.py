@@ -58,6 +58,10 @@ class MemoryBroker:
     def transactions(self) -> None:
         return None
 
+    @property
+    def schema(self) -> None:
+        return None
+
     def twin(self) -> "MemoryBroker":
         other = MemoryBroker("memory://", clock=self._clock)
         other.url, other._here = self.url, self._here

@@ -15,6 +15,7 @@ from jobq_postgres._driver import Row
 from jobq_postgres._enlist import PostgresTransactions
 from jobq_postgres._errors import is_taken
 from jobq_postgres._lines import Lines
+from jobq_postgres._migrate import PostgresSchema
 from jobq_postgres._records import TurnCall, moment
 from jobq_postgres._settlement import Bench
 from jobq_postgres._url import parse
@@ -50,6 +51,10 @@ class PostgresBroker:
     @property
     def transactions(self) -> PostgresTransactions:
         return PostgresTransactions(self._target, self._bench)
+
+    @property
+    def schema(self) -> PostgresSchema:
+        return PostgresSchema(self._target)
 
     def twin(self) -> "PostgresBroker":
         return PostgresBroker(self._target.url, clock=self._clock)

@@ -104,6 +104,10 @@ class Lines:
     async def _connect(self, **settings: str) -> Connection:
         if self._closed:
             raise BrokerUnavailable(f"this broker on {self._target.masked} is closed; use it inside `async with`")
+        return await self.connect_alone(**settings)
+
+    async def connect_alone(self, **settings: str) -> Connection:
+        """A connection for once, whether this is open or not."""
         try:
             async with asyncio.timeout(self._target.timeout):
                 return await connect(
@@ -167,7 +171,9 @@ class Lines:
         if lacking is None:
             return
         if not target.applies:
-            raise BrokerRefused(f"{lacking} at {target.masked}, and apply=no: jobq schema apply")
+            raise BrokerRefused(
+                f"{lacking} at {target.masked}, and the URL says apply=no: jobq schema apply --broker URL"
+            )
         await _schema.apply(connection, target.schema)
 
 

@@ -31,10 +31,22 @@ ON CONFLICT (one) DO UPDATE SET version = excluded.version, oldest = excluded.ol
 """
 
 
-@lru_cache(16)
 def script(schema: str) -> str:
     """Everything that `schema` has to have, as SQL that may be run again and again."""
-    return "\n".join([f'CREATE SCHEMA IF NOT EXISTS "{schema}";', _contents(schema), f"{_note(schema)};"])
+    create = f'CREATE SCHEMA IF NOT EXISTS "{schema}";'
+    return "\n".join(["BEGIN;", f"{_LOCK};", create, _contents(schema), f"{_note(schema)};", "COMMIT;"])
+
+
+def grants(schema: str, role: str) -> str:
+    """What `role` needs for jobs to be enqueued and run, as SQL."""
+    name = '"' + role.replace('"', '""') + '"'
+    return quoted(
+        schema,
+        f"GRANT USAGE ON SCHEMA $SCHEMA TO {name};\n"
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA $SCHEMA TO {name};\n"
+        f"GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA $SCHEMA TO {name};\n"
+        f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA $SCHEMA TO {name};",
+    )
 
 
 def quoted(schema: str, sql: str) -> str:
@@ -56,16 +68,17 @@ async def missing(connection: Connection, schema: str) -> str | None:
     return f'the schema "{schema}" has version {version}, and this jobq brings {VERSION}'
 
 
-async def apply(connection: Connection, schema: str) -> None:
-    """Bring `schema` up to date, all or nothing. Others may do the same at the same time."""
+async def apply(connection: Connection, schema: str) -> bool:
+    """Bring `schema` up to date, all or nothing; says whether it was not. Others may do the same at the same time."""
     async with connection.transaction():
         await connection.execute(_LOCK)
         if await missing(connection, schema) is None:
-            return
+            return False
         if not await connection.fetchval("SELECT to_regnamespace($1) IS NOT NULL", f'"{schema}"'):
             await connection.execute(f'CREATE SCHEMA "{schema}"')
         await connection.execute(_contents(schema))
         await connection.execute(_note(schema))
+    return True
 
 
 @lru_cache(16)

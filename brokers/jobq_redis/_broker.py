@@ -50,6 +50,10 @@ class RedisBroker:
     def transactions(self) -> None:
         return None
 
+    @property
+    def schema(self) -> None:
+        return None
+
     def twin(self) -> "RedisBroker":
         return RedisBroker(self._target.url, clock=self._clock)
 

@@ -94,6 +94,10 @@ class RmqBroker:
     def transactions(self) -> None:
         return None
 
+    @property
+    def schema(self) -> None:
+        return None
+
     def twin(self) -> "RmqBroker":
         """The same connections, for another event loop: whoever loses them loses what is held."""
         other = object.__new__(type(self))

@@ -46,6 +46,10 @@ class SqliteBroker:
     def transactions(self) -> None:
         return None
 
+    @property
+    def schema(self) -> None:
+        return None
+
     def twin(self) -> "SqliteBroker":
         other = SqliteBroker(self.url, clock=self._clock)
         other._place = self._place  # a relative path stays where it was when it was opened

@@ -5,6 +5,7 @@ import click
 import jobq
 from jobq.cli.dead import dead
 from jobq.cli.demo import demo
+from jobq.cli.schema import schema
 from jobq.worker.command import worker
 
 __all__ = ["main"]
@@ -19,3 +20,4 @@ def main() -> None:
 main.add_command(worker)
 main.add_command(dead)
 main.add_command(demo)
+main.add_command(schema)

@@ -240,6 +240,10 @@ class _Ledger:
     def transactions(self) -> None:
         return None
 
+    @property
+    def schema(self) -> None:
+        return None
+
     def twin(self) -> Broker | None:
         return self._broker.twin()
 

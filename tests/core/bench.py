@@ -105,6 +105,10 @@ class Faulty:
         return None
 
     @property
+    def schema(self) -> None:
+        return None
+
+    @property
     def dead_letters(self) -> DeadLetters | None:
         return self._broker.dead_letters
 

@@ -39,6 +39,10 @@ class _Deaf(MemoryBroker):
         return None
 
     @property
+    def schema(self) -> None:
+        return None
+
+    @property
     def dead_letters(self) -> Any:
         return None
 
