@@ -13,7 +13,7 @@ from jobq.testing import ManualClock
 from jobq_memory import MemoryBroker
 from tests.rmq.node import IMPATIENT, Node, one
 from tests.servers import Found, begin, go_without
-from tests.services import POSTGRES, RABBITMQ, REDIS, SERVICES, Service
+from tests.services import PGBOUNCER, POSTGRES, RABBITMQ, REDIS, SERVICES, Service
 
 
 def importable(package: str) -> bool:
@@ -87,6 +87,12 @@ def rabbitmq_url() -> str:
 def postgres_url() -> str:
     """A database that all tests share: each must use a schema of its own."""
     return server_url(POSTGRES)
+
+
+@pytest.fixture(scope="session")
+def pgbouncer_url() -> str:
+    """A pooler before a Postgres of its own; each test must use a schema of its own."""
+    return server_url(PGBOUNCER)
 
 
 @pytest.fixture(scope="session")

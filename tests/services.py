@@ -215,4 +215,34 @@ POSTGRES: Final = Service(
     environment=_postgres_environment,
     ending=signal.SIGINT,  # SIGTERM waits for its clients
 )
-SERVICES: Final = (REDIS, RABBITMQ, POSTGRES)
+PGBOUNCER_INI: Final = """
+[databases]
+* = host=127.0.0.1 port={companion} user=jobq
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 5
+max_client_conn = 500
+"""
+
+
+def _pgbouncer_files(place: Place) -> dict[str, str]:
+    return {"pgbouncer.ini": PGBOUNCER_INI.format(companion=place.companion, port=place.port)}
+
+
+PGBOUNCER: Final = Service(
+    name="pgbouncer",
+    binaries=("/usr/sbin/pgbouncer", "pgbouncer"),
+    package="pgbouncer",
+    url="postgresql://jobq@{host}:{port}/postgres",
+    command=lambda place: [place.binary, str(place.directory / "pgbouncer.ini")],
+    answers=_postgres_answers,
+    files=_pgbouncer_files,
+    companion=POSTGRES,
+    ending=signal.SIGINT,
+)
+"""A pooler that gives each transaction whichever connection is free."""
+SERVICES: Final = (REDIS, RABBITMQ, POSTGRES, PGBOUNCER)

@@ -52,7 +52,8 @@ class Lines:
         self._closed = False
         connection = await self.connect()
         try:
-            await self._check(connection)
+            async with connection.transaction():
+                await self._check(connection)
         except ERRORS as exc:
             connection.terminate()
             raise failed(exc, self._target.masked, self._target.schema) from exc

@@ -33,7 +33,8 @@ class PostgresSchema:
     async def _on_a_connection(self, call: Callable[[Connection, str], Awaitable[T]]) -> T:
         connection = await Lines(self._target).connect_alone()
         try:
-            return await call(connection, self._target.schema)
+            async with connection.transaction():
+                return await call(connection, self._target.schema)
         except ERRORS as exc:
             raise failed(exc, self._target.masked, self._target.schema) from exc
         finally:

@@ -6,6 +6,7 @@ once in a second.
 """
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
@@ -17,6 +18,8 @@ from jobq_postgres._lines import Lines
 
 _POLL: Final = 1.0
 _JITTER: Final = 0.5
+_SAME: Final = 0.002
+"""Seconds by which a due time that was asked for twice may differ."""
 _DOZE: Final = 0.05
 """Seconds for which who was woken is still rung for: he may be about to sleep again, and to say so takes a call."""
 
@@ -71,12 +74,15 @@ class Wakes:
         self._ring(EVERYBODY)
 
     async def _sleep(self, sleeper: _Sleeper, queues: Sequence[str], end: float) -> None:
+        known: float | None = None
         while not sleeper.rung:
             sleeper.event.clear()
             heard, due = await self._settle_down(queues)
-            left = end - self._clock.monotonic()
-            if (due is not None and due <= 0) or left <= 0:
-                return
+            now = self._clock.monotonic()
+            left, first = end - now, math.inf if due is None else now + due
+            if first <= now or left <= 0 or (known is not None and first < known - _SAME):
+                return  # also if another job is the first one due now: who asked has to hear of that, too
+            known = first
             pause = left if due is None else min(left, due)
             if not heard:
                 pause = min(pause, _POLL * random.uniform(1 - _JITTER, 1 + _JITTER))
