@@ -4,13 +4,14 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 from msgspec import Raw
 
 from jobq._checks import check_job, check_whole, seconds
 from jobq._ids import new_id
-from jobq._outbox import CHUNK_BYTES, size_of
+from jobq._outbox import CHUNK_BYTES
 from jobq.clock import Clock
 from jobq.codec import MAX_ENVELOPE
 from jobq.errors import BrokerError, ConfigError, JobqError, NotAllStored, NotATask, OutcomeUnknown
@@ -24,6 +25,8 @@ R_co = TypeVar("R_co", covariant=True)
 
 _MOST_PAYLOAD: Final = MAX_ENVELOPE - (64 << 10)
 """Leaves room in the envelope for what is not arguments."""
+_UNTIL_SENT: Final = 3
+"""Rounds of the event loop after which a call that was begun is on its way."""
 
 
 class JobHandle(Generic[R_co]):
@@ -88,17 +91,19 @@ class Performer(ABC):
         says: a job that it kept back is not stored, one that was stored before it raised is. If each job failed and
         none was stored, a middleware's own error is raised as it is.
         """
-        jobs: list[Job] = []
-        registries: list[Registry] = []
+        checked: list[Call[Any]] = []
         for call in calls:
             if not isinstance(call, Call):
                 raise NotATask(f"{call!r} is no call of a task; perform_many takes task.call(…), …")
             call.task.signature.check_size(len(memoryview(call.body)), self._max_payload)
-            jobs.append(self._job(call.task, call.body))
-            registries.append(call.task.registry)
-        if any(registry.enqueue_middlewares for registry in registries):
-            return await self._many_through(jobs, registries)
-        return await self._many(jobs)
+            checked.append(call)
+        self._check_open()
+        if any(call.task.registry.enqueue_middlewares for call in checked):
+            return await self._many_through(self._jobs(checked), [call.task.registry for call in checked])
+        return await self._many(checked)
+
+    def _jobs(self, calls: Iterable[Call[Any]]) -> list[Job]:
+        return [self._job(call.task, call.body) for call in calls]
 
     def _body(self, task: Task[P, R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Raw:
         if not isinstance(task, Task):
@@ -157,18 +162,31 @@ class Performer(ABC):
         if (passed.task, passed.body) != (job.task, job.body):
             task.signature.check_body(passed.body, self._max_payload)
 
-    async def _many(self, jobs: list[Job]) -> list[JobHandle[Any]]:
+    async def _many(self, calls: list[Call[Any]]) -> list[JobHandle[Any]]:
         handles: list[JobHandle[Any]] = []
-        for chunk in _chunks(jobs):
+        jobs: list[Job] = []
+        for chunk, following in pairwise((*_chunks(calls), None)):
+            jobs = jobs or self._jobs(chunk or ())
+            storing = asyncio.ensure_future(self._store(jobs))
             try:
-                answers = await self._store(chunk)
+                coming = [] if following is None else await self._meanwhile(following)
+                answers = await storing
             except BrokerError as exc:
-                start = len(handles)
-                middle = start + len(chunk) if isinstance(exc, OutcomeUnknown) else start
-                ids = [job.id for job in jobs]
-                raise NotAllStored(ids[:start], ids[middle:], ids[start:middle]) from exc
-            handles += [JobHandle(a.id, job.task, a.fate) for a, job in zip(answers, chunk, strict=True)]
+                first, last = len(handles), len(handles) + len(jobs)
+                ids = [handle.id for handle in handles] + [job.id for job in jobs + self._jobs(calls[last:])]
+                middle = last if isinstance(exc, OutcomeUnknown) else first
+                raise NotAllStored(ids[:first], ids[middle:], ids[first:middle]) from exc
+            finally:
+                storing.cancel()  # no more than a formality, unless this call itself was cancelled
+            handles += [JobHandle(a.id, job.task, a.fate) for a, job in zip(answers, jobs, strict=True)]
+            jobs = coming
         return handles
+
+    async def _meanwhile(self, calls: Sequence[Call[Any]]) -> list[Job]:
+        """The jobs of the next chunk, made while the broker is at work on the one before."""
+        for _ in range(_UNTIL_SENT):
+            await asyncio.sleep(0)
+        return self._jobs(calls)
 
     async def _many_through(self, jobs: list[Job], registries: list[Registry]) -> list[JobHandle[Any]]:
         passages = [_Passage(job) for job in jobs]
@@ -216,17 +234,17 @@ def _why(errors: list[BaseException], passages: list[_Passage]) -> BaseException
     return error
 
 
-def _chunks(jobs: Sequence[Job]) -> Iterable[Sequence[Job]]:
-    """Slices of at most `MAX_CHUNK` jobs and about `CHUNK_BYTES` bytes."""
+def _chunks(calls: Sequence[Call[Any]]) -> Iterable[Sequence[Call[Any]]]:
+    """Slices of at most `MAX_CHUNK` calls and about `CHUNK_BYTES` bytes."""
     start = size = 0
-    for index, job in enumerate(jobs):
-        weight = size_of((job,))
+    for index, call in enumerate(calls):
+        weight = len(memoryview(call.body))
         size += weight
         if index - start >= MAX_CHUNK or (size > CHUNK_BYTES and index > start):
-            yield jobs[start:index]
+            yield calls[start:index]
             start, size = index, weight
-    if start < len(jobs):
-        yield jobs[start:]
+    if start < len(calls):
+        yield calls[start:]
 
 
 def _timestamp(at: datetime) -> float:
