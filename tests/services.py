@@ -189,11 +189,9 @@ def _postgres_command(place: Place) -> list[str]:
     data, tools = place.directory / "data", Path(place.binary).parent
     init = f"{tools}/initdb -D {data} -U jobq --auth=trust --no-sync --no-locale -E UTF8"
     start = f"exec {place.binary} -D {data} -p {place.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories="
-    return ["/bin/sh", "-c", f"test -e {data} || {init} || exit 1; {start} $POSTGRES_ARGUMENTS"]
-
-
-def _postgres_environment(place: Place) -> dict[str, str]:
-    return {"POSTGRES_ARGUMENTS": "-c fsync=off -c full_page_writes=off -c max_connections=200"}
+    careless = "-c fsync=off -c full_page_writes=off -c max_connections=200"
+    script = f'test -e {data} || {init} || exit 1; {start} {careless} "$@"'
+    return ["/bin/sh", "-c", script, "postgres"]  # behind which come the server's own arguments
 
 
 def _postgres_answers(host: str, port: int) -> bool:
@@ -212,7 +210,6 @@ POSTGRES: Final = Service(
     url="postgresql://jobq@{host}:{port}/postgres",
     command=_postgres_command,
     answers=_postgres_answers,
-    environment=_postgres_environment,
     ending=signal.SIGINT,  # SIGTERM waits for its clients
 )
 PGBOUNCER_INI: Final = """
