@@ -111,7 +111,6 @@ class Performer(ABC):
         return task.signature.encode(args, kwargs, self._max_payload)
 
     def _job(self, task: Task[..., Any], body: Raw, *, delay: float | None = None, due: float | None = None) -> Job:
-        self._check_open()
         config, overrides = task.config, task.overrides
         return Job(
             id=overrides.id or new_id(),
@@ -128,6 +127,7 @@ class Performer(ABC):
     async def _perform(
         self, task: Task[..., R], body: Raw, *, delay: float | None = None, due: float | None = None
     ) -> JobHandle[R]:
+        self._check_open()
         job = self._job(task, body, delay=delay, due=due)
         if task.registry.enqueue_middlewares:
             passage = _Passage(job)

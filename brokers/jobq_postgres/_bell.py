@@ -15,6 +15,7 @@ from jobq.errors import BrokerError
 _PAUSE: Final = 0.005
 _NOBODY: Final = 0.025
 """Seconds between rings that nobody needs."""
+_GOODBYE: Final = 0.5
 EVERYBODY: Final = ""
 """Instead of a queue."""
 
@@ -35,9 +36,11 @@ class Bell:
             self._ringing = asyncio.create_task(self._ring_all(), name="jobq postgres bell")
 
     async def close(self) -> None:
-        """Return when all have been rung for."""
+        """Ring for all who are owed it, unless that takes too long: who sleeps looks by himself before long."""
         if self._ringing is not None:
-            await asyncio.wait([self._ringing])
+            await asyncio.wait([self._ringing], timeout=_GOODBYE)
+            self._ringing.cancel()
+            await asyncio.gather(self._ringing, return_exceptions=True)
 
     async def _ring_all(self) -> None:
         while self._queues:

@@ -1,6 +1,7 @@
 """One connection that hears notifications, made again when it is lost; it says whether somebody here sleeps."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -12,19 +13,21 @@ from jobq_postgres._lines import Lines, farewell, rest
 _SLEEP: Final = "SELECT $SCHEMA.sleep_1()"
 _AWAKE: Final = "SELECT $SCHEMA.awake_1()"
 
+log = logging.getLogger("jobq.postgres")
+
 
 class Ears:
-    """Calls `heard` with what each notification says, and `opened` when it begins to hear.
+    """Calls `heard` with what each notification says, and `changed` when it begins or ceases to hear.
 
     While `sleep` is in force others ring for this process, as they see the lock that it holds.
     """
 
-    def __init__(self, lines: Lines, schema: str, heard: Callable[[str], None], opened: Callable[[], None]) -> None:
+    def __init__(self, lines: Lines, schema: str, heard: Callable[[str], None], changed: Callable[[], None]) -> None:
         self._lines = lines
         self._channel = f"jobq:{schema}"
         self._sleep_sql, self._awake_sql = _schema.quoted(schema, _SLEEP), _schema.quoted(schema, _AWAKE)
         self._heard = heard
-        self._opened = opened
+        self._changed = changed
         self._connection: Connection | None = None
         self._asleep = False
         self._changing = asyncio.Lock()
@@ -75,6 +78,9 @@ class Ears:
                 attempt = 0
             except BrokerError:
                 attempt += 1
+            except Exception:  # whatever it was, the next connection may be better
+                log.exception("listening for notifications failed; trying again")
+                attempt += 1
             await rest(attempt)
 
     async def _session(self) -> None:
@@ -84,10 +90,11 @@ class Ears:
         try:
             await self._lines.listen(connection, self._channel, self._hear)
             self._connection = connection
-            self._opened()
+            self._changed()
             await lost.wait()
         finally:
             self._connection, self._asleep = None, False
+            self._changed()
             await farewell(connection)
 
     def _hear(self, _connection: Connection, _sender: int, _channel: str, queue: str) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, Final, cast
 
@@ -18,6 +17,9 @@ _MOST: Final = 4
 _GOODBYE: Final = 1.0
 _SHARE: Final = 0.8
 """Of the timeout, after which the server gives up by itself: then it is certain that nothing was done."""
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 5.0
+_DOUBLINGS: Final = 10
 _OLDEST_SERVER: Final = (12, 0)
 
 
@@ -139,8 +141,7 @@ class Lines:
         """Close what is idle; what is in use is closed after its call, and no more calls are accepted."""
         self._closed = True
         idle, self._idle = self._idle, []
-        for line in idle:
-            await farewell(line.connection)
+        await asyncio.gather(*(farewell(line.connection) for line in idle))
 
     async def _take(self) -> _Line:
         while self._idle:
@@ -192,5 +193,4 @@ async def farewell(connection: Connection) -> None:
 
 async def rest(attempt: int) -> None:
     """Pause before the next attempt, by chance: clients that were cut off together do not come back together."""
-    with suppress(OverflowError):
-        await asyncio.sleep(random.uniform(0, min(5.0, 0.1 * 2**attempt)))
+    await asyncio.sleep(random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(attempt, _DOUBLINGS))))

@@ -65,6 +65,8 @@ async def missing(connection: Connection, schema: str) -> str | None:
         )
     if version > VERSION or (version == VERSION and digest == _digest(schema)):
         return None
+    if version == VERSION:
+        return f'the schema "{schema}" has version {version}, but not as this jobq brings it'
     return f'the schema "{schema}" has version {version}, and this jobq brings {VERSION}'
 
 

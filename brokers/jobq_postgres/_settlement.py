@@ -40,25 +40,26 @@ class Bench:
             raise
 
     async def give_back(self, connection: Connection) -> None:
-        """When its transaction has ended; what a job has set on it is unset."""
+        """When its transaction has ended; what a job has set on it is unset. In doubt it is ended."""
+        kept = False
         try:
             if not connection.is_closed() and not connection.is_in_transaction():
                 await connection.reset()
-                if not self._closed:
-                    self._idle.append(connection)
-                    return
+                kept = not self._closed
         except ERRORS:
             pass
         finally:
+            if kept:
+                self._idle.append(connection)
+            else:
+                connection.terminate()
             self._places.release()
-        connection.terminate()
 
     async def close(self) -> None:
         """Close what is idle; what is in use is closed after its transaction."""
         self._closed = True
         idle, self._idle = self._idle, []
-        for connection in idle:
-            await farewell(connection)
+        await asyncio.gather(*map(farewell, idle))
 
 
 class PostgresSettlement:

@@ -43,7 +43,7 @@ class Wakes:
     def __init__(self, clock: Clock, lines: Lines, schema: str, look: Look, *, hears: bool) -> None:
         self._clock = clock
         self._look = look
-        self._ears = Ears(lines, schema, self._ring, self._opened) if hears else None
+        self._ears = Ears(lines, schema, self._ring, self._look_again) if hears else None
         self._sleepers = set[_Sleeper]()
         self._tasks = set[asyncio.Task[Any]]()
         self._doze: asyncio.TimerHandle | None = None
@@ -125,9 +125,10 @@ class Wakes:
         if not task.cancelled():
             task.exception()  # whoever waited for it may have been cancelled
 
-    def _opened(self) -> None:
+    def _look_again(self) -> None:
+        """For what was not rung for; and as long as nothing is heard, now and then."""
         for sleeper in self._sleepers:
-            sleeper.event.set()  # to look for what was not rung for
+            sleeper.event.set()
 
     def _ring(self, queue: str) -> None:
         for sleeper in self._sleepers:

@@ -283,7 +283,7 @@ BEGIN
             RETURN QUERY WITH picked AS MATERIALIZED (
                 SELECT tid, nextval('$SCHEMA.epochs') AS its FROM (
                     SELECT ctid AS tid FROM $SCHEMA.jobs AS j
-                    WHERE j.queue = v_queue AND lane BETWEEN v_first AND v_first + 4 AND lane < 5 + v_first
+                    WHERE j.queue = v_queue AND lane BETWEEN v_first AND v_first + 4
                         AND due IS NULL AND epoch IS NULL
                     ORDER BY lane, pos LIMIT CASE v_first WHEN 5 THEN 1 ELSE v_left END FOR UPDATE SKIP LOCKED
                 ) AS c

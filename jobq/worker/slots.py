@@ -123,8 +123,8 @@ class Slots:
         """Forget a job whose token somebody else has, or nobody; it waits, or its body has ended."""
         if self.held.pop(held.epoch, None) is None:
             return
+        self.taken -= held.body is not None and not held.settled
         held.settled = True
-        self.taken -= held.body is not None
         self._suspects -= held.suspect
         self.changed.set()
         if held in self.waiting:

@@ -885,3 +885,15 @@ async def test_a_broker_that_breaks_leaves_no_later_caller_waiting(
     assert isinstance(results[0], ZeroDivisionError)
     assert not isinstance(results[1], BaseException)
     assert len(state_of(memory).jobs) == 1
+
+
+async def test_many_jobs_that_a_client_could_not_store_before_it_was_closed_are_all_named(faulty: Faulty) -> None:
+    faulty.faults.down = True
+    client = Client("memory://", timeout=0.1)
+    async with client:
+        client._outbox._broker = faulty
+        storing = asyncio.ensure_future(client.perform_many([add.call(number) for number in range(2500)]))
+        await asyncio.sleep(0)
+    with pytest.raises(errors.NotAllStored) as caught:
+        await storing
+    assert len(caught.value.not_stored) == 2500
