@@ -7,7 +7,7 @@ import sys
 import tempfile
 import venv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -57,7 +57,8 @@ def contenders(broker: str, *, peers: bool) -> list[Contender]:
         case "redis":
             return [_jobq(), _raw("redis"), *([_taskiq("taskiq_on_redis", _TASKIQ)] if peers else [])]
         case "rmq" | "rmq-classic":
-            return [_jobq(), _raw("rmq"), *([_taskiq("taskiq_on_rmq", _TASKIQ_RMQ)] if peers else [])]
+            raw = replace(_raw("rmq", "one", "together", "bulk", "drain", "pickup"), worker=_raw_rmq_worker)
+            return [_jobq(), raw, *([_taskiq("taskiq_on_rmq", _TASKIQ_RMQ)] if peers else [])]
         case "postgres":
             return [_jobq(), _raw("postgres", "one", "bulk", "drain")]
         case "sqlite":
@@ -84,6 +85,10 @@ def _jobq_worker(url: str, concurrency: int) -> list[str]:
 def _raw(broker: str, *rows: str) -> Contender:
     measured = frozenset(rows or {"one", "together", "bulk", "drain"})
     return Contender(role="raw", name="raw loop", client=_program(f"raw_{broker}"), rows=measured)
+
+
+def _raw_rmq_worker(url: str, _: int) -> list[str]:
+    return [*_program("raw_rmq"), "work", url, "0"]
 
 
 def _taskiq(app: str, requirements: Sequence[str]) -> Contender:

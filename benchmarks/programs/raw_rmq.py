@@ -2,7 +2,8 @@
 
 Persistent messages on a durable queue of the type that the URL says, each confirmed. Enqueue is the library's own
 `basic_publish`, awaited. The drain is a consumer with the prefetch that jobq has and one acknowledgement for each 50
-messages. It decodes nothing and runs nothing.
+messages. It decodes nothing and runs nothing. For the pick-up, a process (mode `work`, AMOUNT is of no use) consumes
+messages that say when they were sent, and acknowledges each.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 from pamqp.commands import Basic
 from yarl import URL
 
+from benchmarks import gauge
 from benchmarks.programs import load
 
 QUEUE: Final = "raw"
@@ -24,8 +26,8 @@ BODY: Final = (
 )
 
 
-async def publish(channel: AbstractChannel) -> None:
-    await channel.basic_publish(BODY, routing_key=QUEUE, properties=Basic.Properties(delivery_mode=2), mandatory=True)
+async def publish(channel: AbstractChannel, body: bytes = BODY) -> None:
+    await channel.basic_publish(body, routing_key=QUEUE, properties=Basic.Properties(delivery_mode=2), mandatory=True)
 
 
 async def fill(channel: AbstractChannel, count: int) -> None:
@@ -58,6 +60,16 @@ async def bulk(channel: AbstractChannel, count: int) -> float:
     return 3 * count / (time.perf_counter() - start)
 
 
+async def work(channel: AbstractChannel) -> None:
+    async def receive(message: DeliveredMessage) -> None:
+        gauge.late(int(message.body))
+        await channel.basic_ack(message.delivery_tag or 0)
+
+    await channel.basic_qos(prefetch_count=PREFETCH)
+    await channel.basic_consume(QUEUE, receive)
+    await asyncio.Event().wait()
+
+
 async def main() -> None:
     mode, url, amount = load.arguments()
     connection = await aiormq.connect(url)
@@ -73,6 +85,11 @@ async def main() -> None:
             rate = await bulk(channel, int(amount))
         case "noops":
             await fill(channel, int(amount))
+        case "paced":
+            await load.paced(lambda since: publish(channel, b"%d" % since), int(amount))
+        case "work":
+            gauge.gate()
+            await work(channel)
         case _:
             rate, cpu = await drain(channel, int(amount))
     load.report(rate=rate, cpu=cpu)

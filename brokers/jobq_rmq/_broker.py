@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -54,7 +55,7 @@ class _Shared:
             opening, self._opening = self._opening, None
         home, engine = opening.result()
         try:
-            await home.call(engine.close())
+            await home.call(engine.close)
         finally:
             await home.close()
 
@@ -68,7 +69,7 @@ class _Shared:
     async def _open(self) -> tuple[Home, Engine]:
         home = Home()
         try:
-            return home, await home.call(_opened(self.target))
+            return home, await home.call(partial(_opened, self.target))
         except BaseException:
             await home.close()
             raise
@@ -116,13 +117,16 @@ class RmqBroker:
 
     async def enqueue(self, jobs: Sequence[Job], stamp: Stamp) -> Sequence[Answer]:
         home, engine = self._shared.opened()
-        return await home.call(engine.enqueue(jobs, stamp))
+        post = await home.call(partial(engine.post, jobs, stamp))
+        if post is None or not post.is_stored:
+            await home.call(partial(engine.store, jobs, stamp, post))
+        return [Answer(job.id) for job in jobs]
 
     async def turn(self, outcomes: Sequence[Outcome], claim: Claim) -> Turn:
         home, engine = self._shared.opened()
         turn = engine.turn_at_once(outcomes, claim)
         if turn is None:
-            return await home.call(engine.turn(outcomes, claim))
+            return await home.call(partial(engine.turn, outcomes, claim))
         if outcomes:
             home.soon(engine.flush)
         return turn
@@ -133,7 +137,7 @@ class RmqBroker:
 
     async def heartbeat(self, worker: WorkerInfo, beats: Sequence[Beat], lease: float, resume: int = 0) -> Orders:
         home, engine = self._shared.opened()
-        return await home.call(engine.heartbeat(worker, beats, lease, resume))
+        return await home.call(partial(engine.heartbeat, worker, beats, lease, resume))
 
     async def sweep(self, host: str, limit: int, dead: Sequence[str] = ()) -> Swept:
         """Nothing to do: the server itself makes due jobs ready, and takes back what a dead worker held."""
@@ -165,7 +169,7 @@ class _DeadLetters:
 
     async def purge(self, queue: str) -> int:
         home, engine = self._shared.opened()
-        return await home.call(engine.graves.purge(queue))
+        return await home.call(partial(engine.graves.purge, queue))
 
 
 async def _opened(target: Target) -> Engine:

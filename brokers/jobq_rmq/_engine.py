@@ -29,7 +29,7 @@ from jobq_rmq._graves import Graves
 from jobq_rmq._handover import Handover
 from jobq_rmq._held import Ledger
 from jobq_rmq._inbox import Inboxes
-from jobq_rmq._publisher import Publisher
+from jobq_rmq._publisher import Post, Publisher
 from jobq_rmq._receiver import Arrival
 from jobq_rmq._settle import Settler, raise_worst
 from jobq_rmq._stamps import Stamps
@@ -91,11 +91,21 @@ class Engine:
         await self._consumers.close()
         await self._publisher.close()
 
-    async def enqueue(self, jobs: Sequence[Job], stamp: Stamp) -> Sequence[Answer]:
+    def post(self, jobs: Sequence[Job], stamp: Stamp) -> "asyncio.Future[Post | None]":
+        """Send them, if nothing has to be waited for but the server's word; ends when that is there, or is late.
+
+        Unless all are stored then, `store` has to follow.
+        """
+        known = self._stamps.stored(stamp)
+        if known is None or known:
+            return _nothing()
+        return self._publisher.post([_messages.new(self._topology, job, _delay_of(job)) for job in jobs]) or _nothing()
+
+    async def store(self, jobs: Sequence[Job], stamp: Stamp, post: Post | None) -> None:
+        """Return when all are stored. Raises `BrokerError`s."""
         known = self._stamps.stored(stamp)
         if known is not None:
-            await self._store(jobs, known)
-        return [Answer(job.id) for job in jobs]
+            await self._store(jobs, known, post)
 
     def turn_at_once(self, outcomes: Sequence[Outcome], claim: Claim) -> Turn | None:
         """The turn, if it waits for nothing, as most do; `flush` has to follow. Else None, and nothing has changed."""
@@ -168,13 +178,13 @@ class Engine:
         lost = [Token(beat.id, beat.epoch) for beat in beats if not self._ledger.find(beat.id, beat.epoch, worker.id)]
         return Orders(time.time(), lost, returned=len(gone))
 
-    async def _store(self, jobs: Sequence[Job], known: set[int]) -> None:
+    async def _store(self, jobs: Sequence[Job], known: set[int], post: Post | None) -> None:
         """Publish all but those at the indexes `known`, which grow by those that are stored."""
         indexes = [index for index in range(len(jobs)) if index not in known]
         if not indexes:
             return
         messages = [_messages.new(self._topology, jobs[index], _delay_of(jobs[index])) for index in indexes]
-        results = await self._publisher.publish(messages)
+        results = await self._publisher.publish(messages, post)
         known.update(index for index, error in zip(indexes, results, strict=True) if error is None)
         raise_worst([error for error in results if error is not None], anything_stored=bool(known))
 
@@ -230,6 +240,12 @@ class Engine:
 
     def _is_known(self, arrival: Arrival) -> bool:
         return self._settler.is_known(arrival)
+
+
+def _nothing() -> "asyncio.Future[Post | None]":
+    nothing: asyncio.Future[Post | None] = asyncio.get_running_loop().create_future()
+    nothing.set_result(None)
+    return nothing
 
 
 def _delay_of(job: Job) -> float:

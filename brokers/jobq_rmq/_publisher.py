@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from jobq.errors import BrokerError, BrokerFull, BrokerUnavailable
@@ -26,6 +27,20 @@ _CHANCES: Final = 4
 _Result = tuple[Fate, BrokerError | None]
 
 log = logging.getLogger("jobq.rmq")
+
+
+@dataclass(slots=True, eq=False)
+class Post:
+    """Messages that were sent on one channel and go on being waited for until the `deadline`."""
+
+    outlet: Outlet
+    sending: Sending
+    deadline: float
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether all of them are."""
+        return all(fate == "stored" for fate in self.sending.fates)
 
 
 class Publisher:
@@ -56,14 +71,19 @@ class Publisher:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
 
-    async def publish(self, messages: Sequence[Message]) -> list[BrokerError | None]:
-        """For each message, None if it is stored, and else why not.
+    def post(self, messages: Sequence[Message]) -> "asyncio.Future[Post | None] | None":
+        """Send them, if nothing has to be waited for; ends when the server has spoken, or is late. Needs no task."""
+        outlet = self._at_once(messages)
+        return None if outlet is None else _told(self._send(outlet, messages))
+
+    async def publish(self, messages: Sequence[Message], post: Post | None = None) -> list[BrokerError | None]:
+        """For each message, None if it is stored, and else why not; with `post` they were sent already, once.
 
         Raises `BrokerUnavailable`, `BrokerRefused` or `BrokerFull` if nothing was sent.
         """
         if not messages:
             return []
-        results = await self._try(messages)
+        results = await (self._try(messages) if post is None else self._hear(messages, post))
         for _ in range(_CHANCES):
             again = [index for index, (fate, _) in enumerate(results) if self._may_change(fate)]
             if not again:
@@ -102,10 +122,16 @@ class Publisher:
                 raise BrokerUnavailable(f"RabbitMQ at {self._target.masked} has not answered in time") from None
         if outlet.is_closed:
             raise BrokerUnavailable(f"the connection to RabbitMQ at {self._target.masked} was lost")
-        sending = outlet.send(messages)
-        await asyncio.wait([sending.done], timeout=self._target.timeout)
+        return await self._hear(messages, self._send(outlet, messages))
+
+    def _send(self, outlet: Outlet, messages: Sequence[Message]) -> Post:
+        return Post(outlet, outlet.send(messages), asyncio.get_running_loop().time() + self._target.timeout)
+
+    async def _hear(self, messages: Sequence[Message], post: Post) -> list[_Result]:
+        sending = post.sending
+        await asyncio.wait([sending.done], timeout=max(0.0, post.deadline - asyncio.get_running_loop().time()))
         if not sending.done.done() or "refused" in sending.fates:
-            self._give_up(outlet)
+            self._give_up(post.outlet)
         return [
             (fate, self._error(fate, message, sending)) for message, fate in zip(messages, sending.fates, strict=True)
         ]
@@ -184,6 +210,20 @@ class Publisher:
     def _whole_ladder(self) -> deque[Entity]:
         """All of it that we have to make."""
         return deque(self._topology.ladder() if self._target.declares else ())
+
+
+def _told(post: Post) -> "asyncio.Future[Post | None]":
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[Post | None] = loop.create_future()
+
+    def tell(_: object = None) -> None:
+        late.cancel()
+        if not told.done():
+            told.set_result(post)
+
+    late = loop.call_at(post.deadline, tell)
+    post.sending.done.add_done_callback(tell)
+    return told
 
 
 def _used_up(entities: deque[Entity]) -> Iterator[Entity]:

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 
 import pytest
 
@@ -65,8 +66,8 @@ async def test_who_loses_a_cancellation_is_ended_all_the_same() -> None:
 
 async def test_what_is_under_way_when_its_loop_ends_is_unknown() -> None:
     home = Home()
-    call = asyncio.ensure_future(home.call(asyncio.sleep(60)))
-    await home.call(asyncio.sleep(0))
+    call = asyncio.ensure_future(home.call(partial(asyncio.sleep, 60)))
+    await home.call(partial(asyncio.sleep, 0))
     await home.close()
     with pytest.raises(OutcomeUnknown):
         await call
