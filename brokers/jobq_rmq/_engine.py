@@ -10,28 +10,25 @@ from typing import Final
 from jobq.errors import BrokerError
 from jobq.model import (
     SUSPECT_AFTER,
-    Answer,
     Beat,
     Claim,
     Delivery,
-    Job,
     Orders,
     Outcome,
-    Stamp,
     Token,
     Turn,
     WorkerInfo,
     leaves_nothing,
 )
-from jobq_rmq import _messages
 from jobq_rmq._consumers import Consumers
 from jobq_rmq._graves import Graves
 from jobq_rmq._handover import Handover
 from jobq_rmq._held import Ledger
 from jobq_rmq._inbox import Inboxes
-from jobq_rmq._publisher import Post, Publisher
+from jobq_rmq._publisher import Publisher
 from jobq_rmq._receiver import Arrival
-from jobq_rmq._settle import Settler, raise_worst
+from jobq_rmq._sender import Sender
+from jobq_rmq._settle import Settler
 from jobq_rmq._stamps import Stamps
 from jobq_rmq._topology import Topology
 from jobq_rmq._url import Target
@@ -46,7 +43,7 @@ _GOODBYE: Final = 1.0
 class Engine:
     """Both connections, and what this process holds."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, stamps: Stamps) -> None:
         self._lock = RLock()
         """Whoever changes what is known here, or reads several things of it, has this. Nobody awaits with it."""
         self._topology = Topology(target.prefix, target.kind, target.delays)
@@ -68,7 +65,7 @@ class Engine:
             settler=self._settler,
         )
         self.graves = Graves(target, self._topology, self._publisher)
-        self._stamps = Stamps()
+        self.sender = Sender(self._topology, self._publisher, stamps)
         self._workers: dict[str, WorkerInfo] = {}
         self._claiming = set[str]()
         """The workers that claim from any queue at all."""
@@ -90,22 +87,6 @@ class Engine:
                 await self._consumers.let_go()
         await self._consumers.close()
         await self._publisher.close()
-
-    def post(self, jobs: Sequence[Job], stamp: Stamp) -> "asyncio.Future[Post | None]":
-        """Send them, if nothing has to be waited for but the server's word; ends when that is there, or is late.
-
-        Unless all are stored then, `store` has to follow.
-        """
-        known = self._stamps.stored(stamp)
-        if known is None or known:
-            return _nothing()
-        return self._publisher.post([_messages.new(self._topology, job, _delay_of(job)) for job in jobs]) or _nothing()
-
-    async def store(self, jobs: Sequence[Job], stamp: Stamp, post: Post | None) -> None:
-        """Return when all are stored. Raises `BrokerError`s."""
-        known = self._stamps.stored(stamp)
-        if known is not None:
-            await self._store(jobs, known, post)
 
     def turn_at_once(self, outcomes: Sequence[Outcome], claim: Claim) -> Turn | None:
         """The turn, if it waits for nothing, as most do; `flush` has to follow. Else None, and nothing has changed."""
@@ -178,16 +159,6 @@ class Engine:
         lost = [Token(beat.id, beat.epoch) for beat in beats if not self._ledger.find(beat.id, beat.epoch, worker.id)]
         return Orders(time.time(), lost, returned=len(gone))
 
-    async def _store(self, jobs: Sequence[Job], known: set[int], post: Post | None) -> None:
-        """Publish all but those at the indexes `known`, which grow by those that are stored."""
-        indexes = [index for index in range(len(jobs)) if index not in known]
-        if not indexes:
-            return
-        messages = [_messages.new(self._topology, jobs[index], _delay_of(jobs[index])) for index in indexes]
-        results = await self._publisher.publish(messages, post)
-        known.update(index for index, error in zip(indexes, results, strict=True) if error is None)
-        raise_worst([error for error in results if error is not None], anything_stored=bool(known))
-
     async def _claim(self, claim: Claim, deliveries: list[Delivery]) -> None:
         """Add to `deliveries`. To a worker that holds nothing, none are added only if there are none for it."""
         if await self._consumers.consume(claim.queues, self._prefetch()):
@@ -240,13 +211,3 @@ class Engine:
 
     def _is_known(self, arrival: Arrival) -> bool:
         return self._settler.is_known(arrival)
-
-
-def _nothing() -> "asyncio.Future[Post | None]":
-    nothing: asyncio.Future[Post | None] = asyncio.get_running_loop().create_future()
-    nothing.set_result(None)
-    return nothing
-
-
-def _delay_of(job: Job) -> float:
-    return (job.delay or 0.0) if job.due is None else job.due - time.time()

@@ -11,7 +11,7 @@ from jobq.errors import OutcomeUnknown
 
 T = TypeVar("T")
 
-_GONE: Final = "the broker was closed meanwhile; it may have happened or not"
+GONE: Final = "the broker was closed meanwhile; it may have happened or not"
 
 
 class Home:
@@ -79,7 +79,7 @@ class _Hop(Generic[T]):
 
     def _end(self, done: "asyncio.Future[T]") -> None:
         self._under_way.discard(done)
-        self._tell(OutcomeUnknown(_GONE) if done.cancelled() else done.exception(), done)
+        self._tell(OutcomeUnknown(GONE) if done.cancelled() else done.exception(), done)
 
     def _tell(self, error: BaseException | None, done: "asyncio.Future[T] | None") -> None:
         with suppress(RuntimeError):  # the loop of whoever waited is closed

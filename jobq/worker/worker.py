@@ -62,6 +62,8 @@ class Worker:
         self._clock = clock or SYSTEM_CLOCK
         self._own = isinstance(broker, str)
         self.broker = broker_of(broker, clock=clock)
+        # before it is entered: a broker that has a twin knows that it must not lose its connections with this loop
+        self._twin = self.broker.twin()
         host = host_id()
         self.id = self.options.worker_id or new_worker_id(host)
         self.info = WorkerInfo(
@@ -192,12 +194,11 @@ class Worker:
             delay = min(_CONNECT_CAP, delay * 2)
 
     def _lease_keeper(self) -> LeaseKeeper:
-        twin = self.broker.twin()
-        if twin is None:
+        if self._twin is None:
             raise ConfigError(f"the broker at {self.broker.url} has no twin to renew leases with")
         watchdog = Watchdog(self.options.max_lag, self._clock.monotonic, self._name_of)
         return LeaseKeeper(
-            twin,
+            self._twin,
             self.info,
             self._clock,
             lease=self.options.lease,

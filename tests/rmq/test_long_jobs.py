@@ -67,7 +67,7 @@ async def patience_runs_out(*brokers: RmqBroker, limit: int = 50) -> list[Delive
 
 async def comes_back(broker: RmqBroker) -> None:
     """The server has lost its patience with the one job that this holds, and it has come again."""
-    _, engine = broker._shared.opened()
+    _, engine = await broker._shared.work()
     (held,) = engine._ledger.of(WORKER.id)
     first = held.arrival
     while held.arrival is first:
@@ -183,7 +183,7 @@ async def test_a_job_that_is_released_while_it_is_handed_over_comes_back_once(sp
     async with Proxy(host, int(port)) as proxy:
         server = space.server.replace(f":{port}", f":{proxy.port}")
         async with holding(space.url("quorum", server, handover=0.5), "long") as (broker, (held,)):
-            _, engine = broker._shared.opened()
+            _, engine = await broker._shared.work()
             proxy.delay(50)
             await soon(lambda: engine._handover._coming)
             await claim(broker, Released(held.job.id, held.epoch), limit=0, queues=())

@@ -116,9 +116,10 @@ async def test_a_body_that_blocks_the_loop_for_several_heartbeats_runs_once(
     space: Space, kind: Kind, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = space.url(kind, heartbeat=1)
-    async with app.client(url) as client, working(url):
+    async with app.client(url) as client:
         await client.perform_async(block, "a", 4.0)
         await client.perform_async(note, "b")
+    async with working(url):
         await soon(lambda: "b" in runs)
     assert sorted(runs) == ["a", "b"]
     assert await space.ready() == 0
@@ -184,7 +185,7 @@ async def test_jobs_that_waited_in_a_worker_are_not_charged_for_its_lost_connect
 async def test_pausing_and_going_on_leaves_no_channels_behind(space: Space) -> None:
     async with RmqBroker(space.url()) as broker:
         await lease(broker)
-        _, engine = broker._shared.opened()
+        _, engine = await broker._shared.work()
         consumers = engine._consumers
         for _ in range(5):
             await put(broker, "a")
@@ -230,7 +231,7 @@ async def test_a_channel_that_is_closed_alone_costs_no_job_a_second_run(
     async with app.client(space.url(kind)) as client, working(space.url(kind)) as (broker, _):
         await client.perform_async(wait, "a")
         await soon(lambda: runs == ["a"])
-        home, engine = broker._shared.opened()
+        home, engine = await broker._shared.work()
         for receiver in [*engine._consumers._receivers.values()]:
             # an acknowledgement of what was never delivered: the server closes the channel
             home.loop.call_soon_threadsafe(confuse, receiver)
@@ -320,7 +321,7 @@ async def test_a_turn_that_waits_for_nothing_does_not_wait_for_the_thread_of_the
         await put(broker, "a", "b")
         await lease(broker)
         (first,) = (await claim(broker, limit=1)).deliveries
-        home, _ = broker._shared.opened()
+        home, _ = await broker._shared.work()
         free = threading.Event()
         home.soon(partial(free.wait, 60))
         try:
@@ -349,7 +350,7 @@ async def test_turns_that_find_nothing_wake_nobody_who_waits_for_jobs(space: Spa
 async def test_what_comes_through_a_receiver_that_was_given_up_is_not_claimed_but_comes_again(space: Space) -> None:
     async with RmqBroker(space.url()) as broker:
         assert await drain(broker) == []
-        _, engine = broker._shared.opened()
+        _, engine = await broker._shared.work()
         for receiver in engine._consumers._receivers.values():
             receiver.lose()
         await put(broker, "a")

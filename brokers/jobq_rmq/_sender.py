@@ -1,0 +1,51 @@
+"""Storing new jobs: on the loop of whoever enqueues, or on that of a worker's connections."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from jobq.model import Job, Stamp
+from jobq_rmq import _messages
+from jobq_rmq._publisher import Post, Publisher
+from jobq_rmq._settle import raise_worst
+from jobq_rmq._stamps import Stamps
+from jobq_rmq._topology import Topology
+
+
+class Sender:
+    """Stores jobs through a publisher. `stamps` is of the whole process: it knows what others have stored."""
+
+    def __init__(self, topology: Topology, publisher: Publisher, stamps: Stamps) -> None:
+        self._topology = topology
+        self._publisher = publisher
+        self._stamps = stamps
+
+    def post(self, jobs: Sequence[Job], stamp: Stamp) -> "asyncio.Future[Post | None]":
+        """Send them, if nothing has to be waited for but the server's word; ends when that is there, or is late.
+
+        Unless all are stored then, `store` has to follow.
+        """
+        known = self._stamps.stored(stamp)
+        if known is None or known:
+            return _nothing()
+        return self._publisher.post([self._message(job) for job in jobs]) or _nothing()
+
+    async def store(self, jobs: Sequence[Job], stamp: Stamp, post: Post | None) -> None:
+        """Return when all are stored; with `post` they were sent already, once. Raises `BrokerError`s."""
+        known = self._stamps.stored(stamp)
+        if known is None:
+            return
+        indexes = [index for index in range(len(jobs)) if index not in known]
+        results = await self._publisher.publish([self._message(jobs[index]) for index in indexes], post)
+        known.update(index for index, error in zip(indexes, results, strict=True) if error is None)
+        raise_worst([error for error in results if error is not None], anything_stored=bool(known))
+
+    def _message(self, job: Job) -> _messages.Message:
+        delay = (job.delay or 0.0) if job.due is None else job.due - time.time()
+        return _messages.new(self._topology, job, delay)
+
+
+def _nothing() -> "asyncio.Future[Post | None]":
+    nothing: asyncio.Future[Post | None] = asyncio.get_running_loop().create_future()
+    nothing.set_result(None)
+    return nothing
