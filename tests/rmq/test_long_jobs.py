@@ -44,8 +44,8 @@ def url(space: Space) -> str:
 async def holding(url: str, *job_ids: str, priority: int = 2) -> AsyncGenerator[tuple[RmqBroker, list[Delivery]]]:
     """A broker that holds these jobs; leases and all."""
     async with RmqBroker(url) as broker:
-        await put(broker, *job_ids, priority=priority)
         await lease(broker)
+        await put(broker, *job_ids, priority=priority)
         held: list[Delivery] = []
         while len(held) < len(job_ids):
             held += (await claim(broker, limit=len(job_ids) - len(held))).deliveries
