@@ -10,8 +10,8 @@ from typing import Any, Final, Generic, ParamSpec, TypeVar
 from msgspec import Raw
 
 from jobq._checks import check_job, check_whole, seconds
+from jobq._group_commit import CHUNK_BYTES
 from jobq._ids import new_id
-from jobq._outbox import CHUNK_BYTES
 from jobq.clock import Clock
 from jobq.codec import MAX_ENVELOPE
 from jobq.errors import BrokerError, ConfigError, JobqError, NotAllStored, NotATask, OutcomeUnknown

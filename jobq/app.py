@@ -98,9 +98,10 @@ class App:
         self.registry.lifespan = lifespan
         return lifespan
 
-    def client(self, url: str, *, timeout: float = 5.0) -> Client:
+    def client(self, url: str, *, timeout: float = 5.0, outbox: str | None = None) -> Client:
         """A client for `url`, to be used as `async with app.client("sqlite:///jobs.db") as client`.
 
-        `timeout` (seconds) bounds how long an enqueue keeps trying. Raises `ConfigError` for a bad URL.
+        `timeout` (seconds) bounds how long an enqueue keeps trying. `outbox` (a URL) is where `client.within` stores
+        jobs (docs/outbox.md). Raises `ConfigError` for a bad URL.
         """
-        return Client(url, timeout=timeout)
+        return Client(url, timeout=timeout, outbox=outbox)

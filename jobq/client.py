@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import Self
 
 from jobq._checks import check_seconds
-from jobq._outbox import Outbox
+from jobq._group_commit import GroupCommit
+from jobq._outbox import OutboxTransactions
 from jobq._perform import JobHandle, Performer
 from jobq._signature import MAX_PAYLOAD
 from jobq.broker import Broker, Joined, Transactions
@@ -27,7 +28,8 @@ class Client(Performer):
     entered. Used as an async context manager on one event loop, by any number of tasks; concurrent calls share round
     trips. `timeout` (seconds) is how long one enqueue keeps trying while the broker is away or silent: it raises when
     they are over, neither earlier nor later. Entering takes no longer either. `max_payload` (bytes) is the limit for
-    the encoded arguments of one job.
+    the encoded arguments of one job. `outbox` is a broker that joins transactions: `within` stores jobs there, until
+    the relay moves them on (docs/outbox.md).
     """
 
     def __init__(
@@ -36,34 +38,37 @@ class Client(Performer):
         *,
         timeout: float = 5.0,
         max_payload: int = MAX_PAYLOAD,
+        outbox: Broker | str | None = None,
         clock: Clock | None = None,
     ) -> None:
         check_seconds("timeout", timeout)
         super().__init__(clock or SYSTEM_CLOCK, max_payload)
-        self._own = isinstance(broker, str)
-        self._open = not self._own
         self._broker = broker_of(broker, clock=clock)
+        self._outbox = None if outbox is None else broker_of(outbox, clock=clock)
+        self._owned = [self._broker] if isinstance(broker, str) else []
+        if self._outbox is not None and isinstance(outbox, str):
+            self._owned.append(self._outbox)
+        self._open = not self._owned
         self._timeout = timeout
-        self._outbox = Outbox(self._broker, self._clock, timeout)
+        self._commits = GroupCommit(self._broker, self._clock, timeout)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        if self._own:
-            try:
-                async with asyncio.timeout(self._timeout):
-                    await self._stack.enter_async_context(self._broker)
-            except TimeoutError:
-                what = f"{self._broker.url} could not be opened within {self._timeout:g} s"
-                raise BrokerUnavailable(f"{what}: it is away, overloaded, or locked") from None
-            self._open = True
+        try:
+            for broker in self._owned:
+                await self._enter(broker)
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        self._open = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self._open = not self._own
+        self._open = not self._owned
         try:
-            await self._outbox.close()
+            await self._commits.close()
         finally:
             await self._stack.aclose()
 
@@ -88,20 +93,29 @@ class Client(Performer):
 
     @property
     def transactions(self) -> Transactions:
-        """How the broker joins transactions. Raises `Unsupported` if it cannot."""
-        if self._broker.transactions is None:
+        """How the broker, or the outbox, joins transactions. Raises `Unsupported` if it cannot."""
+        joining = self._outbox or self._broker
+        if joining.transactions is None:
             raise Unsupported(
-                f"{self._broker.url} cannot store jobs in a transaction of yours; postgresql:// can, in the database "
-                "that the transaction is in"
+                f"{joining.url} cannot store jobs in a transaction of yours; postgresql:// can, in the database that "
+                "the transaction is in, also as the outbox of a client"
             )
-        return self._broker.transactions
+        return joining.transactions if self._outbox is None else OutboxTransactions(joining.transactions)
 
     def hurry(self, seconds: float) -> None:
         """From now on let no call wait longer than `seconds`, be it under way already. Called by a worker that ends."""
-        self._outbox.hurry(seconds)
+        self._commits.hurry(seconds)
+
+    async def _enter(self, broker: Broker) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._stack.enter_async_context(broker)
+        except TimeoutError:
+            what = f"{broker.url} could not be opened within {self._timeout:g} s"
+            raise BrokerUnavailable(f"{what}: it is away, overloaded, or locked") from None
 
     async def _store(self, jobs: Sequence[Job]) -> Sequence[Answer]:
-        return await self._outbox.store(jobs)
+        return await self._commits.store(jobs)
 
     def _check_open(self) -> None:
         if not self._open:

@@ -68,8 +68,10 @@ class SyncClient(SyncPerformer):
     `open()` and `close()`. It runs a `Client` on an event loop in a thread of its own; after a fork, make a new one.
     """
 
-    def __init__(self, url: str, *, timeout: float = 5.0, max_payload: int = MAX_PAYLOAD) -> None:
-        self._client = Client(url, timeout=timeout, max_payload=max_payload)
+    def __init__(
+        self, url: str, *, timeout: float = 5.0, max_payload: int = MAX_PAYLOAD, outbox: str | None = None
+    ) -> None:
+        self._client = Client(url, timeout=timeout, max_payload=max_payload, outbox=outbox)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()

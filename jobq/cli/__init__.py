@@ -5,6 +5,7 @@ import click
 import jobq
 from jobq.cli.dead import dead
 from jobq.cli.demo import demo
+from jobq.cli.relay import relay
 from jobq.cli.schema import schema
 from jobq.worker.command import worker
 
@@ -21,3 +22,4 @@ main.add_command(worker)
 main.add_command(dead)
 main.add_command(demo)
 main.add_command(schema)
+main.add_command(relay)

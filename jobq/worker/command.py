@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Final, NoReturn
 
@@ -14,7 +14,7 @@ from jobq.worker import logs, orphans, processes, program, reload
 from jobq.worker.loading import app_name, load_app
 from jobq.worker.settings import Settings
 
-__all__ = ["worker"]
+__all__ = ["exit_after", "worker"]
 
 USAGE_ERROR: Final = 2
 FAILED: Final = 1
@@ -50,6 +50,12 @@ def _split(context: click.Context, option: click.Parameter, values: Sequence[str
     metavar="URL|NAME",
     envvar="JOBQ_STORE",
     help="The broker that is to keep what RabbitMQ cannot. No feature needs one yet, so it is refused for now.",
+)
+@click.option(
+    "--outbox",
+    metavar="URL|NAME",
+    envvar="JOBQ_OUTBOX",
+    help="Also move the jobs of this outbox on to the broker, as jobq relay does.",
 )
 @click.option(
     "-q",
@@ -113,8 +119,13 @@ def worker(**options: Any) -> None:
     settings = Settings(**options)
     logs.configure(settings.log_format, settings.log_level)
     origin = orphans.follow_parent()
+    exit_after(lambda: _run(settings, origin))
+
+
+def exit_after(run: Callable[[], int]) -> NoReturn:
+    """End the process with the exit code that `run` returns, or that its error means."""
     try:
-        code = _run(settings, origin)
+        code = run()
     except KeyboardInterrupt:
         code = INTERRUPTED
     except JobqError as exc:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import traceback
+from functools import partial
 from types import FrameType
 from typing import Any, Final
 
@@ -47,14 +48,15 @@ class Echo:
 
 
 class Control(threading.Thread):
-    """Stops `worker` at the first signal, in a hurry at the second, and the process at the third.
+    """Stops `worker` at the first signal, in a hurry at the second, and the process at the third; with it `beside`.
 
     Should the worker not have ended `grace` + 2 seconds after the first one, this thread ends the process.
     """
 
-    def __init__(self, worker: Worker, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, worker: Worker, loop: asyncio.AbstractEventLoop, beside: Worker | None = None) -> None:
         super().__init__(name="jobq control", daemon=True)
         self._worker = worker
+        self._workers = [worker] if beside is None else [worker, beside]
         self._loop = loop
         # the one queue whose put may interrupt itself, as signal handlers do
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -113,7 +115,8 @@ class Control(threading.Thread):
         else:
             log.warning("%s again: stopping the running jobs now. Once more to leave at once", name)
         try:
-            self._loop.call_soon_threadsafe(lambda: self._worker.stop(grace=grace))
+            for worker in self._workers:
+                self._loop.call_soon_threadsafe(partial(worker.stop, grace=grace))
         except RuntimeError:
             log.debug("the event loop is closed already")
 

@@ -15,6 +15,7 @@ from jobq.worker import banner
 from jobq.worker.control import Control, leave
 from jobq.worker.identity import new_worker_id
 from jobq.worker.orphans import Origin
+from jobq.worker.relay import relay
 from jobq.worker.settings import Settings
 from jobq.worker.worker import Worker
 
@@ -38,13 +39,14 @@ def run(settings: Settings, app: App, origin: Origin) -> int:
     factory, loop_name = loop_factory()
     with asyncio.Runner(loop_factory=factory) as runner:
         worker = _worker(settings, app, origin.seat)
-        control = Control(worker, runner.get_loop())
+        beside = _relay(settings)
+        control = Control(worker, runner.get_loop(), beside)
         control.install(interrupt=not origin.supervised)
         if origin.seat is not None:
             log.info("worker %s started", worker.id)
         else:
             banner.show(settings, app, worker.broker.url, loop_name)
-        runner.run(_work(worker, control))
+        runner.run(_work(worker, beside, control))
         control.exit_code = 0
         if worker.wedged:
             leave(0)
@@ -61,14 +63,42 @@ def loop_factory() -> tuple[LoopFactory | None, str]:
     return uvloop.new_event_loop, f"uvloop {uvloop.__version__}"
 
 
-async def _work(worker: Worker, control: Control) -> None:
+async def _work(worker: Worker, beside: Worker | None, control: Control) -> None:
     if control.requested:
         return
     try:
-        await worker.run()
+        if beside is None:
+            await worker.run()
+        elif worker.options.burst:
+            await beside.run()
+            await worker.run()
+        else:
+            await _both(worker, beside)
     except BrokerUnavailable:
         if not control.requested:  # else: stopped while it waited for the broker
             raise
+
+
+async def _both(*workers: Worker) -> None:
+    """Until both have ended: one that ends, or fails, takes the other along."""
+    running = [asyncio.create_task(worker.run()) for worker in workers]
+    try:
+        await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        for worker in workers:
+            worker.stop()
+        await asyncio.wait(running)
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+    for task in running:
+        task.result()
+
+
+def _relay(settings: Settings) -> Worker | None:
+    if not settings.outbox:
+        return None
+    return relay(settings.outbox, settings.broker, grace=settings.grace, burst=settings.burst)
 
 
 def _worker(settings: Settings, app: App, seat: str | None) -> Worker:

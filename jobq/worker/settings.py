@@ -11,6 +11,7 @@ from jobq.app import App
 from jobq.errors import ConfigError
 from jobq.plugins import open_broker, resolve_url, with_store
 from jobq.worker.options import WorkerOptions, queues_of
+from jobq.worker.relay import check_outbox
 
 __all__ = ["PARENT", "SEAT", "Settings"]
 
@@ -28,6 +29,7 @@ class Settings:
     app: str | None
     broker: str
     store: str | None = None
+    outbox: str | None = None
     queues: tuple[str, ...] = ()
     concurrency: int = 100
     processes: int = 1
@@ -44,6 +46,8 @@ class Settings:
         if self.queues:
             self.worker_options()
         open_broker(self.broker)
+        if self.outbox:
+            check_outbox(self.outbox)
         if self.processes > 1 and resolve_url(self.broker).startswith(_MEMORY):
             raise ConfigError(
                 "memory:// lives inside one process, so the worker's processes would not see each other's jobs. "
@@ -70,6 +74,7 @@ class Settings:
             "JOBQ_APP": self.app or "",
             "JOBQ_BROKER": self.broker,
             "JOBQ_STORE": self.store or "",
+            "JOBQ_OUTBOX": self.outbox or "",
             "JOBQ_QUEUES": ",".join(self.queues),
             "JOBQ_QUEUE": "",
             "JOBQ_CONCURRENCY": str(self.concurrency),

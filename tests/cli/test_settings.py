@@ -14,6 +14,7 @@ UNUSUAL = Settings(
     app="unusual:app",
     broker="amqp://unusual:1/7",
     store="redis://unusual:1/7",
+    outbox="postgresql://unusual:1/7",
     queues=("mail:3", "other"),
     concurrency=3,
     processes=4,

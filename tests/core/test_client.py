@@ -891,7 +891,7 @@ async def test_many_jobs_that_a_client_could_not_store_before_it_was_closed_are_
     faulty.faults.down = True
     client = Client("memory://", timeout=0.1)
     async with client:
-        client._outbox._broker = faulty
+        client._commits._broker = faulty
         storing = asyncio.ensure_future(client.perform_many([add.call(number) for number in range(2500)]))
         await asyncio.sleep(0)
     with pytest.raises(errors.NotAllStored) as caught:
