@@ -37,7 +37,8 @@ def relay(outbox: Broker | str, target: Broker | str, **options: Any) -> Worker:
     `ConfigError`.
     """
     check_outbox(outbox)
-    return Worker(relay_app(target), outbox, **{"queues": [_outbox.QUEUE], "concurrency": CONCURRENCY, **options})
+    usual: dict[str, Any] = {"queues": [_outbox.QUEUE], "concurrency": CONCURRENCY}
+    return Worker(relay_app(target), outbox, **(usual | options))
 
 
 def check_outbox(outbox: Broker | str) -> None:

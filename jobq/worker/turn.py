@@ -70,6 +70,8 @@ class Turner:
         self._tried: frozenset[int] = frozenset()
         """Epochs of the outcomes in turns that failed: those may have been stored, so that a repeat is refused."""
         self._hungry = asyncio.Event()
+        self._alone = True
+        """Whether nothing ran when the last turn began."""
         self._fruitless = 0
         self._due: float | None = None
         self._due_changed = asyncio.Event()
@@ -94,6 +96,8 @@ class Turner:
     async def _turn(self) -> None:
         batch = self._take()
         claim = self._claim(len(batch))
+        # else one may end meanwhile in a transaction of its own, and leave a job that this turn has not seen
+        self._alone = len(self._slots.held) <= len(batch)
         self.quiet = False
         async with self.calling:
             turn = await self._exchange(batch, claim)
@@ -202,7 +206,7 @@ class Turner:
         """After a turn that could claim: when to make the next one."""
         if claim.limit and len(turn.deliveries) < claim.limit:
             self._hungry.set()
-            if not turn.deliveries and self._slots.empty:
+            if not turn.deliveries and self._slots.empty and self._alone:
                 # a turn that settled the last suspect has not looked for the next one
                 (self.dry if claim.suspects else self._slots.changed).set()
         elif claim.limit and self._slots.room(self._clock.monotonic()) > len(self.unread):

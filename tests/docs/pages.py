@@ -9,7 +9,9 @@ A block says with an HTML comment above it how it is tested:
   `<!-- after: code -->` before one is what its reader has by then;
 """
 
+import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +77,15 @@ def prose(page: Path) -> str:
         else:
             kept.append(line)
     return "\n".join(kept)
+
+
+def environment() -> dict[str, str]:
+    """What the programs of a page are run in."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("JOBQ_", "PYTEST_", "COV"))}
+    here = str(Path(sys.executable).parent)
+    quiet = {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
+    quiet |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_asyncio.plugin"}  # for speed
+    return {**clean, **quiet, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
 
 
 def _mark(lines: list[str], number: int) -> str:

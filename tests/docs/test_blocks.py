@@ -17,7 +17,7 @@ import pytest
 
 from jobq.worker.command import worker
 from jobq.worker.settings import Settings
-from tests.docs.pages import PAGES, Block, blocks, name
+from tests.docs.pages import PAGES, Block, blocks, environment, name
 
 ALL: Final = [block for page in PAGES for block in blocks(page)]
 PYTHON: Final = [block for block in ALL if block.language == "python"]
@@ -54,7 +54,7 @@ def test_the_snippets_of_a_page_run_from_top_to_bottom(page: Path, tmp_path: Pat
             snippets += [(f"before {block.where}", block.mark.removeprefix("after: ")), (block.where, block.text)]
     command = [sys.executable, "-W", "error", "-c", SNIPPET_RUNNER, json.dumps(snippets)]
     done = subprocess.run(
-        command, cwd=tmp_path, env=_environment(), timeout=PATIENCE, check=False, capture_output=True, text=True
+        command, cwd=tmp_path, env=environment(), timeout=PATIENCE, check=False, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -109,7 +109,7 @@ def _output(command: str, directory: Path, until: str | None) -> str:
         f"exec {command}" if "&&" not in command else command,
         shell=True,
         cwd=directory,
-        env=_environment(),
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -133,14 +133,6 @@ def _output(command: str, directory: Path, until: str | None) -> str:
         process.wait()
         process.stdout.close()
     return output
-
-
-def _environment() -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("JOBQ_", "PYTEST_", "COV"))}
-    here = str(Path(sys.executable).parent)
-    quiet = {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
-    quiet |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_asyncio.plugin"}  # for speed
-    return {**clean, **quiet, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
 
 
 def _compare(expected: Sequence[str], printed: Sequence[str], where: str) -> None:

@@ -333,3 +333,38 @@ async def test_a_broker_that_is_no_database_has_none(memory: Any) -> None:
         await client.perform_async(pay)
     await Worker(app, memory, burst=True).run()
     assert "postgresql:// can" in errors[0]
+
+
+async def test_a_burst_does_not_end_before_the_job_that_a_transaction_left_behind(url: str) -> None:
+    app, ran = App(), list[str]()
+    runs, asked, committed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class Slow(PostgresBroker):
+        async def turn(self, outcomes: Any, claim: Claim) -> Any:
+            """The answer to what is asked while the first job runs comes when that has ended."""
+            turn = await super().turn(outcomes, claim)
+            if runs.is_set() and not asked.is_set():
+                asked.set()
+                await committed.wait()
+            return turn
+
+    @app.task
+    async def first() -> None:
+        runs.set()
+        worker._turner.look()
+        await asked.wait()
+        job = jobq.current()
+        async with job.transaction() as connection:
+            await job.client.within(connection).perform_async(second)
+        ran.append("first")
+        committed.set()
+
+    @app.task
+    async def second() -> None:
+        ran.append("second")
+
+    async with Slow(url) as broker, Client(broker) as client, asyncio.timeout(PATIENCE):
+        await client.perform_async(first)
+        worker = Worker(app, broker, burst=True, **OPTIONS)
+        await worker.run()
+    assert ran == ["first", "second"]
