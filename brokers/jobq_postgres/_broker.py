@@ -86,7 +86,7 @@ class PostgresBroker:
         return _records.answers(jobs, duplicates)
 
     async def turn(self, outcomes: Sequence[Outcome], claim: Claim) -> Turn:
-        call = TurnCall(outcomes, claim)
+        call = TurnCall(outcomes, claim, self._target.keep_done)
         turn = call.read(await self._run(_records.TURN, *call.args(moment(self._clock))))
         if call.puts_back:
             self._wake()

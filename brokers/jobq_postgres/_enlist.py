@@ -39,7 +39,7 @@ class PostgresTransactions:
         self._bench = bench
 
     def settle(self, worker: str, token: Token) -> PostgresSettlement:
-        return PostgresSettlement(self._bench, self._schema, self._target.masked, worker, token)
+        return PostgresSettlement(self._bench, self._target, worker, token)
 
     def join(self, connection: object) -> "_Joined":
         call = _find(connection, _ASYNC)

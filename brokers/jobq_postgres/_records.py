@@ -15,6 +15,7 @@ from jobq.model import (
     Claim,
     Dead,
     Delivery,
+    Done,
     Fate,
     Job,
     Orders,
@@ -114,13 +115,14 @@ def answers(jobs: Sequence[Job], duplicates: Sequence[int] | None) -> Sequence[A
 
 
 class TurnCall:
-    """One turn's arguments, and how to read its rows."""
+    """One turn's arguments, and how to read its rows. What is done is kept for `keep` seconds."""
 
-    def __init__(self, outcomes: Sequence[Outcome], claim: Claim) -> None:
+    def __init__(self, outcomes: Sequence[Outcome], claim: Claim, keep: float) -> None:
         self._claim = claim
         self._outcomes = outcomes
+        self._keep = keep
         self._ended: list[Outcome] = []
-        self._others: list[Again | Released | Dead] = []
+        self._others: list[Again | Released | Dead | Done] = []
         self._indexes: tuple[list[int], list[int]] = [], []
         """Of those and of these, among all."""
         seen = set[tuple[str, int]]()
@@ -129,7 +131,9 @@ class TurnCall:
             if token in seen:
                 continue  # of equal tokens, the first one counts
             seen.add(token)
-            if isinstance(outcome, Again | Released | Dead) and not leaves_nothing(outcome):
+            if isinstance(outcome, Again | Released | Dead | Done) and (
+                not leaves_nothing(outcome) or (keep > 0 and isinstance(outcome, Done))
+            ):
                 self._others.append(outcome)
                 self._indexes[1].append(index)
             else:
@@ -139,7 +143,7 @@ class TurnCall:
     @property
     def puts_back(self) -> bool:
         """Whether a job may become ready by it, for which somebody has to be woken."""
-        return bool(self._others)
+        return any(isinstance(outcome, Again | Released) for outcome in self._others)
 
     def args(self, now: datetime | None) -> Args:
         """For `TURN`."""
@@ -151,8 +155,8 @@ class TurnCall:
             "".join(map(_letter, others)),
             [outcome.id for outcome in others],
             [outcome.epoch for outcome in others],
-            [0.0 if isinstance(outcome, Dead) else outcome.delay for outcome in others],
-            [None if isinstance(outcome, Released) else encode_trail(outcome.trail) for outcome in others],
+            [self._seconds(outcome) for outcome in others],
+            [encode_trail(outcome.trail) if isinstance(outcome, Again | Dead) else None for outcome in others],
             [outcome.queue or None if isinstance(outcome, Again) else None for outcome in others],
             claim.queues,
             claim.limit,
@@ -171,6 +175,11 @@ class TurnCall:
             leased,
             max((row[1] for row in jobs), default=0),
         )
+
+    def _seconds(self, outcome: Again | Released | Dead | Done) -> float:
+        if isinstance(outcome, Done):
+            return self._keep
+        return 0.0 if isinstance(outcome, Dead) else outcome.delay
 
     def _refused(self, places: Sequence[int]) -> Sequence[Token]:
         """In the order of the outcomes; those that were not sent, as they name a token again, are among them."""
@@ -202,7 +211,15 @@ def swept(row: Row) -> Swept:
 
 
 def _letter(outcome: Outcome) -> str:
-    return "A" if isinstance(outcome, Again) else "R" if isinstance(outcome, Released) else "K"
+    match outcome:
+        case Again():
+            return "A"
+        case Released():
+            return "R"
+        case Done():
+            return "D"
+        case _:
+            return "K"
 
 
 def _delivery(row: Row) -> Delivery:

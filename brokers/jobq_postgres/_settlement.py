@@ -10,8 +10,9 @@ from jobq_postgres import _schema
 from jobq_postgres._driver import ERRORS, Connection
 from jobq_postgres._errors import failed, is_lost
 from jobq_postgres._lines import Lines, farewell
+from jobq_postgres._url import Target
 
-_SETTLE: Final = "SELECT $SCHEMA.settle_1($1, $2, $3)"
+_SETTLE: Final = "SELECT $SCHEMA.settle_1($1, $2, $3, $4)"
 
 
 class Bench:
@@ -65,10 +66,11 @@ class Bench:
 class PostgresSettlement:
     """One job's transaction."""
 
-    def __init__(self, bench: Bench, schema: str, url: str, worker: str, token: Token) -> None:
+    def __init__(self, bench: Bench, target: Target, worker: str, token: Token) -> None:
         self._bench = bench
-        self._schema = schema
-        self._url = url
+        self._schema = target.schema
+        self._url = target.masked
+        self._keep = target.keep_done
         self._who = worker, token.id, token.epoch
         self._connection: Connection = None
         self._transaction: Any = None
@@ -90,7 +92,7 @@ class PostgresSettlement:
 
     async def commit(self) -> None:
         try:
-            if not await self._connection.fetchval(_schema.quoted(self._schema, _SETTLE), *self._who):
+            if not await self._connection.fetchval(_schema.quoted(self._schema, _SETTLE), *self._who, self._keep):
                 await self._transaction.rollback()
                 _, name, epoch = self._who
                 raise LeaseLost(f"job {name} is no longer held under epoch {epoch}; what this run did was rolled back")

@@ -12,7 +12,7 @@ _SCHEMES: Final = ("postgresql", "postgres")
 _SCHEMA: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,47}")
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._%-]*)(:\d{1,5})?")
 _WORD: Final = re.compile(r"[A-Za-z_]+")
-_OURS: Final = frozenset({"schema", "apply", "notify", "pooler", "timeout", "transactions"})
+_OURS: Final = frozenset({"schema", "apply", "notify", "pooler", "timeout", "transactions", "keep_done"})
 _DRIVERS: Final = frozenset(
     {"sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "ssl_min_protocol_version", "ssl_max_protocol_version"}
     | {"target_session_attrs", "host", "port", "user", "database", "dbname", "passfile", "service", "krbsrvname"}
@@ -22,6 +22,7 @@ _SECRETS: Final = frozenset({"password", "sslpassword"})
 _HIDDEN: Final = "***"
 _HINT: Final = "; in a user or a password write '#', '/', '?', '@', '[' and ']' as %23, %2F, %3F, %40, %5B and %5D"
 _DAY: Final = 86400.0
+_CENTURY: Final = 36525 * _DAY
 _MOST: Final = 1000
 
 
@@ -43,6 +44,8 @@ class Target:
     timeout: float
     transactions: int
     """How many jobs may have a transaction open at once."""
+    keep_done: float
+    """Seconds for which jobs are kept that are done."""
 
 
 def mask(url: str) -> str:
@@ -107,8 +110,9 @@ def _parse(url: str) -> Target:
     listens = _one_of(query, "notify", "yes", "no") == "yes"
     timeout = _seconds(query.pop("timeout", "5"), "timeout", _DAY)
     transactions = _count(query.pop("transactions", "10"), "transactions")
+    keep_done = _seconds(query.pop("keep_done", "0"), "keep_done", _CENTURY, zero=True)
     dsn = f"postgresql://{where}{'?' if query else ''}{urlencode(query)}"
-    return Target(url, mask(url), dsn, schema, applies, listens, pooled, timeout, transactions)
+    return Target(url, mask(url), dsn, schema, applies, listens, pooled, timeout, transactions, keep_done)
 
 
 def _check_hosts(place: str) -> None:
@@ -126,10 +130,10 @@ def _one_of(query: dict[str, str], name: str, usual: str, other: str) -> str:
     return value
 
 
-def _seconds(text: str, name: str, most: float) -> float:
+def _seconds(text: str, name: str, most: float, *, zero: bool = False) -> float:
     seconds = float(text)
-    if not 0 < seconds <= most:
-        raise ConfigError(f"{name} is a positive number of seconds, at most {most:g}")
+    if not 0 <= seconds <= most or (seconds == 0 and not zero):
+        raise ConfigError(f"{name} is a {'' if zero else 'positive '}number of seconds, at most {most:g}")
     return seconds
 
 

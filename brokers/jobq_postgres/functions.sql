@@ -166,7 +166,7 @@ BEGIN
 END $$;
 
 -- `p_ids` are jobs that have ended and are not kept; for the others, one letter each: A again, R released, K dead and
--- kept. Answers a row for each delivery, and a last one with which of the outcomes, all counted from 1, were refused.
+-- kept, D done and kept for its delay. Answers a row for each delivery, and a last one with which of the outcomes, all counted from 1, were refused.
 CREATE OR REPLACE FUNCTION $SCHEMA.turn_1(
     p_worker text, p_ids text[], p_epochs bigint[],
     p_kinds text, p_other_ids text[], p_other_epochs bigint[], p_delays double precision[], p_trails bytea[],
@@ -219,23 +219,30 @@ BEGIN
                 SELECT *, nextval('$SCHEMA.places') * 1024 AS place
                 FROM unnest(p_other_ids, p_other_epochs, p_delays, p_trails, p_to) WITH ORDINALITY
                     AS o (id, epoch, delay, trail, dest, i)
-                WHERE substr(p_kinds, i::integer, 1) <> 'K'
+                WHERE substr(p_kinds, i::integer, 1) IN ('A', 'R')
             ) AS o
             WHERE j.worker = v_worker AND j.epoch = o.epoch AND j.id = o.id
             RETURNING i
         ), taken AS (
             DELETE FROM $SCHEMA.jobs AS j
-            USING unnest(p_other_ids, p_other_epochs, p_trails) WITH ORDINALITY AS o (id, epoch, trail, i)
-            WHERE j.worker = v_worker AND j.epoch = o.epoch AND j.id = o.id
-                AND substr(p_kinds, i::integer, 1) = 'K'
-            RETURNING i, j.id, j.queue, j.priority, j.envelope, o.trail, j.crashes
+            USING (
+                SELECT *, substr(p_kinds, i::integer, 1) AS kind
+                FROM unnest(p_other_ids, p_other_epochs, p_delays, p_trails) WITH ORDINALITY
+                    AS o (id, epoch, delay, trail, i)
+            ) AS o
+            WHERE j.worker = v_worker AND j.epoch = o.epoch AND j.id = o.id AND kind IN ('D', 'K')
+            RETURNING i, kind, j.id, j.queue, j.priority, j.envelope, coalesce(o.trail, j.trail) AS trail, j.crashes, delay
         ), buried AS (
             INSERT INTO $SCHEMA.dead AS d (n, id, queue, priority, died, envelope, trail, crashes)
             SELECT nextval('$SCHEMA.places'), id, queue, priority, v_now, envelope, trail, crashes
-            FROM (SELECT * FROM taken ORDER BY i) AS t
+            FROM (SELECT * FROM taken WHERE kind = 'K' ORDER BY i) AS t
             ON CONFLICT (id) DO UPDATE SET
                 n = excluded.n, queue = excluded.queue, priority = excluded.priority, died = excluded.died,
                 envelope = excluded.envelope, trail = excluded.trail, crashes = excluded.crashes
+        ), kept AS (
+            INSERT INTO $SCHEMA.done (n, id, queue, priority, ended, until, envelope, trail)
+            SELECT nextval('$SCHEMA.places'), id, queue, priority, v_now, v_now + delay * interval '1 second', envelope, trail
+            FROM (SELECT * FROM taken WHERE kind = 'D' ORDER BY i) AS t
         )
         SELECT (SELECT array_agg(i) FROM moved), (SELECT array_agg(i) FROM taken) INTO v_moved, v_settled;
         v_settled := coalesce(v_settled, '{}') || v_moved;
@@ -304,13 +311,26 @@ BEGIN
     RETURN NEXT;
 END $$;
 
--- Ends a job as done, in a transaction in which it has done its work; false if this worker no longer holds it.
-CREATE OR REPLACE FUNCTION $SCHEMA.settle_1(p_worker text, p_id text, p_epoch bigint) RETURNS boolean
-LANGUAGE plpgsql AS $$
+-- Ends a job as done, kept for so many seconds, in a transaction in which it has done its work; false if this worker no
+-- longer holds it.
+CREATE OR REPLACE FUNCTION $SCHEMA.settle_1(
+    p_worker text, p_id text, p_epoch bigint, p_keep double precision
+) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    v_count integer;
 BEGIN
-    DELETE FROM $SCHEMA.jobs AS j USING $SCHEMA.workers AS w
-    WHERE w.id = p_worker AND j.id = p_id AND j.epoch = p_epoch AND j.worker = w.n;
-    RETURN FOUND;
+    WITH ended AS (
+        DELETE FROM $SCHEMA.jobs AS j USING $SCHEMA.workers AS w
+        WHERE w.id = p_worker AND j.id = p_id AND j.epoch = p_epoch AND j.worker = w.n
+        RETURNING j.id, j.queue, j.priority, j.envelope, j.trail
+    ), kept AS (
+        INSERT INTO $SCHEMA.done (n, id, queue, priority, ended, until, envelope, trail)
+        SELECT nextval('$SCHEMA.places'), id, queue, priority, clock_timestamp(),
+            clock_timestamp() + p_keep * interval '1 second', envelope, trail
+        FROM ended WHERE p_keep > 0
+    )
+    SELECT count(*) INTO v_count FROM ended;
+    RETURN v_count > 0;
 END $$;
 
 -- In how many seconds there is something for who waits for these queues: 0 if it is there now, NULL if nothing is.
@@ -447,6 +467,12 @@ BEGIN
     DELETE FROM $SCHEMA.stamps WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM $SCHEMA.stamps WHERE at < v_now - interval '1 hour' LIMIT p_limit FOR UPDATE SKIP LOCKED
     ));
+
+    DELETE FROM $SCHEMA.done WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM $SCHEMA.done WHERE until <= v_now ORDER BY until LIMIT p_limit FOR UPDATE SKIP LOCKED
+    ));
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    more := more OR v_count = p_limit;
 
     SELECT due INTO v_due FROM $SCHEMA.jobs WHERE due IS NOT NULL ORDER BY due, pos LIMIT 1;
     more := more OR coalesce(v_due <= v_now, false);

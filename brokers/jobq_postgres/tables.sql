@@ -44,6 +44,19 @@ CREATE TABLE IF NOT EXISTS $SCHEMA.dead (
 );
 CREATE INDEX IF NOT EXISTS dead_in ON $SCHEMA.dead (queue, n);
 
+-- The history: jobs that ran, if they are kept, and until when.
+CREATE TABLE IF NOT EXISTS $SCHEMA.done (
+    n bigint PRIMARY KEY,
+    id text COLLATE "C" NOT NULL,
+    queue text COLLATE "C" NOT NULL,
+    priority smallint NOT NULL,
+    ended timestamptz NOT NULL,
+    until timestamptz NOT NULL,
+    envelope bytea NOT NULL,
+    trail bytea
+);
+CREATE INDEX IF NOT EXISTS kept ON $SCHEMA.done (until);
+
 CREATE TABLE IF NOT EXISTS $SCHEMA.workers (
     n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     id text COLLATE "C" NOT NULL UNIQUE,

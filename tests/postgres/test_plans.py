@@ -55,7 +55,7 @@ class Watched:
 
     async def turn(self, *outcomes: Outcome, limit: int = 100, suspects: bool = True, resume: int = 0) -> Any:
         queues = [f"q{number}" for number in range(1, 5)]
-        call = TurnCall(outcomes, Claim("w", queues, limit, suspects, resume))
+        call = TurnCall(outcomes, Claim("w", queues, limit, suspects, resume), 0)
         return call.read(await self.run(_records.TURN, *call.args(None)))
 
     def reads(self) -> set[str]:
