@@ -33,19 +33,19 @@ class Run:
 
     def broker(self, broker: str, who: Sequence[Contender], repeat: int) -> Readings:
         """Every repetition measures everything once, row by row, and turns the order of the contenders round."""
-        readings = {contender.role: [Values() for _ in range(repeat)] for contender in who}
+        readings = {contender.name: [Values() for _ in range(repeat)] for contender in who}
         for repetition in range(repeat):
             order = who if repetition % 2 == 0 else who[::-1]
             for row in self.rows:
                 say(f"{broker}, repetition {repetition + 1} of {repeat}: {row}")
                 rounds = [self.round(row, broker, order) for _ in range(ROUNDS.get(row, 1))]
-                for role, repetitions in readings.items():
-                    repetitions[repetition] |= _mean([one[role] for one in rounds if role in one])
+                for name, repetitions in readings.items():
+                    repetitions[repetition] |= _mean([one[name] for one in rounds if name in one])
         return {**readings}
 
     def round(self, row: str, broker: str, order: Sequence[Contender]) -> dict[str, Values]:
-        """One turn of each contender that has this row, by role."""
-        return {contender.role: self.one(row, broker, contender) for contender in order if row in contender.rows}
+        """One turn of each contender that has this row, by name."""
+        return {contender.name: self.one(row, broker, contender) for contender in order if row in contender.rows}
 
     def one(self, row: str, broker: str, contender: Contender) -> Values:
         """A failure is told, counted, and costs its own cell only."""
@@ -106,8 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = Run(asked.only or list(ROWS), sizes, Path(directory))
         for broker in asked.broker or BROKERS:
             who = contenders(broker, peers=not asked.no_peers)
-            peer = next((contender.name for contender in who if contender.role == "peer"), "peer")
-            rows = table(broker, run.broker(broker, who, asked.repeat), peer)
+            rows = table(broker, run.broker(broker, who, asked.repeat))
             say("")
             print(text(rows), end="\n\n", flush=True)
             parts.append(markdown(rows))

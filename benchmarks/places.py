@@ -35,11 +35,21 @@ class Place:
     """The server's process id."""
 
     def server_cpu(self) -> float:
-        """CPU seconds that the server has used; 0 if there is none."""
+        """CPU seconds that the server and its children have used; 0 if there is none."""
         if self.server is None:
             return 0.0
-        fields = Path(f"/proc/{self.server}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        children = Path(f"/proc/{self.server}/task/{self.server}/children").read_text().split()
+        running = sum(sum(_times(int(child))[:2]) for child in children)
+        return (sum(_times(self.server)) + running) / _TICKS
+
+
+def _times(pid: int) -> list[int]:
+    """Clock ticks of a process: its own, user and system, and those of the children that it has seen end."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return [0, 0, 0, 0]
+    return [int(field) for field in fields[11:15]]
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class Sizes:
 
     def jobs(self, contender: Contender) -> int:
         """To be drained."""
-        if self.million and contender.role == "jobq":
+        if self.million and contender.name == "jobq":
             return 1_000_000
         return int(contender.jobs * self.share)
 
@@ -103,7 +103,10 @@ def _bench(broker: str, contender: Contender, sizes: Sizes, directory: Path) -> 
     try:
         (work / "gauges").mkdir()
         with Processes(work) as processes, place(broker, work, processes) as where:
-            yield Bench(contender, sizes, where, processes, work)
+            bench = Bench(contender, sizes, where, processes, work)
+            if contender.prepares:
+                bench.client("prepare", 0)
+            yield bench
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -122,7 +125,7 @@ def _bulk(bench: Bench) -> Values:
 
 def _drain(bench: Bench) -> Values:
     jobs = bench.sizes.jobs(bench.contender)
-    if bench.contender.role == "raw":
+    if bench.contender.name == "raw":
         return _drain_raw(bench, jobs)
     if bench.contender.worker is None:
         answer = bench.client("drain", jobs)
@@ -196,6 +199,20 @@ def _scaled(workers: int, bench: Bench) -> Values:
     return {f"workers_{workers}": reading.rate}
 
 
+def _dead_rows(bench: Bench) -> Values:
+    """What vacuum has to clear away after a drain."""
+    jobs = int(100_000 * bench.sizes.share)
+    bench.client("noops", jobs)
+    worker = bench.worker(bench.contender.concurrency)
+    bench.until(jobs)
+    bench.end([worker], jobs)
+    return {"dead_rows": bench.client("dead_rows", jobs)["rows"]}
+
+
+def _claims(bench: Bench) -> Values:
+    return bench.client("claims", int(1_000_000 * bench.sizes.share))
+
+
 ROWS: Final[dict[str, Sequence[Callable[[Bench], Values]]]] = {
     "one": [_one],
     "together": [_together],
@@ -203,5 +220,7 @@ ROWS: Final[dict[str, Sequence[Callable[[Bench], Values]]]] = {
     "drain": [_drain],
     "naps": [_naps],
     "pickup": [_pickup],
+    "dead": [_dead_rows],
+    "claims": [_claims],
     "scaling": [partial(_scaled, 1), partial(_scaled, 2), partial(_scaled, 4)],
 }

@@ -2,7 +2,8 @@
 
 A client program is called `PROGRAM MODE URL AMOUNT` and prints one JSON object. Modes: `one` and `together` enqueue
 for AMOUNT seconds, one by one and from 100 at once; `bulk` stores AMOUNT jobs by the bulk call; `noops` and `naps`
-fill the queue with AMOUNT jobs; `paced` enqueues AMOUNT jobs, one about every 10 ms.
+fill the queue with AMOUNT jobs; `paced` enqueues AMOUNT jobs, one about every 10 ms. Where tables have to be made,
+`prepare` makes them.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -23,11 +24,15 @@ WARM_UP: Final = 0.3
 INTERVAL: Final = 0.010
 JITTER: Final = 0.002
 LIFE: Final = 600
+CHUNK: Final = 1_000
 
 Send = Callable[[int], Awaitable[object]]
 Drained = tuple[float, float]
 """Jobs a second, and nanoseconds of this process's CPU time for each."""
 SendNow = Callable[[int], object]
+SendTo = Callable[[str, int], Awaitable[object]]
+"""By the name of a task: `noop`, `nap` or `stamp`."""
+SendManyTo = Callable[[str, Sequence[int]], Awaitable[object]]
 
 
 def arguments() -> tuple[str, str, float]:
@@ -94,6 +99,33 @@ async def paced(send: Send, count: int) -> None:
     for _ in range(count):
         await asyncio.sleep(INTERVAL + random.uniform(-JITTER, JITTER))
         await send(time.monotonic_ns())
+
+
+async def act(send: SendTo, send_many: SendManyTo, mode: str, amount: float) -> None:
+    """What MODE asks of a peer that has a bulk call."""
+    match mode:
+        case "one":
+            report(rate=await one_by_one(partial(send, "noop"), amount))
+        case "together":
+            report(rate=await together(partial(send, "noop"), amount))
+        case "bulk":
+            report(rate=await bulk(partial(send_many, "noop"), int(amount)))
+        case "noops" | "naps":
+            for start in range(0, int(amount), CHUNK):
+                await send_many(mode.removesuffix("s"), range(start, min(start + CHUNK, int(amount))))
+            report()
+        case _:
+            await paced(partial(send, "stamp"), int(amount))
+            report()
+
+
+async def bulk(send_many: Callable[[Sequence[int]], Awaitable[object]], count: int, repeats: int = 3) -> float:
+    """Jobs a second, of calls with `count` jobs each."""
+    await send_many(range(CHUNK))
+    start = time.perf_counter()
+    for _ in range(repeats):
+        await send_many(range(count))
+    return repeats * count / (time.perf_counter() - start)
 
 
 async def _all_until(send: Send, seconds: float) -> int:

@@ -2,13 +2,16 @@
 
 Enqueue is a bare awaited INSERT, which commits, of a payload as long as a job's; the bulk call is one COPY. The drain
 is one prepared statement, again and again, that deletes the last 100 rows and claims the next 100. It decodes nothing
-and runs nothing.
+and runs nothing. For the pick-up, each INSERT also notifies a process (mode `work`, AMOUNT is of no use), which takes
+all there is by the statement of the drain.
 """
 
+import asyncio
 import time
 from importlib import import_module
 from typing import Any, Final
 
+from benchmarks import gauge
 from benchmarks.programs import load
 
 BATCH: Final = 100
@@ -16,13 +19,14 @@ BODY: Final = (
     b'{"id":"01a1fdbb-b3ed-78f4-9f73-233d3c336cf0","task":"noop","created":1795258299.37,"body":{"args":[123456789]}}'
 )
 TABLE: Final = """
-CREATE TABLE IF NOT EXISTS raw (
+CREATE TABLE raw (
     id bigserial PRIMARY KEY, queue text NOT NULL DEFAULT 'default', priority smallint NOT NULL DEFAULT 2,
     state smallint NOT NULL DEFAULT 0, body bytea NOT NULL
 ) WITH (fillfactor = 70);
-CREATE INDEX IF NOT EXISTS raw_ready ON raw (queue, priority, id) WHERE state = 0;
+CREATE INDEX raw_ready ON raw (queue, priority, id) WHERE state = 0;
 """
 INSERT: Final = "INSERT INTO raw (body) VALUES ($1)"
+TELL: Final = f"WITH stored AS ({INSERT}) SELECT pg_notify('raw', '')"
 TURN: Final = """
 WITH settled AS (DELETE FROM raw WHERE id = ANY ($1::bigint[]))
 UPDATE raw SET state = 1 WHERE id = ANY (ARRAY(
@@ -45,6 +49,26 @@ async def drain(connection: Any) -> load.Drained:
     return meter.read(count)
 
 
+async def work(connection: Any) -> None:
+    """Settles what it has taken before it waits, so that it holds nothing meanwhile."""
+    turn, told = await connection.prepare(TURN), asyncio.Event()
+
+    def heard(*_: object) -> None:
+        told.set()
+
+    await connection.add_listener("raw", heard)
+    gauge.gate()
+    settled: list[int] = []
+    while True:
+        told.clear()
+        rows = await turn.fetch(settled, BATCH)
+        for _, since in rows:
+            gauge.late(int(since))
+        settled = [row[0] for row in rows]
+        if not settled:
+            await told.wait()
+
+
 async def bulk(connection: Any, count: int, repeats: int = 3) -> float:
     start = time.perf_counter()
     for _ in range(repeats):
@@ -56,9 +80,10 @@ async def main() -> None:
     mode, url, amount = load.arguments()
     asyncpg: Any = import_module("asyncpg")
     connection = await asyncpg.connect(url)
-    await connection.execute(TABLE)
     rate = cpu = 0.0
     match mode:
+        case "prepare":
+            await connection.execute(TABLE)
         case "one":
             insert = await connection.prepare(INSERT)
             rate = await load.one_by_one(lambda _: insert.fetch(BODY), amount)
@@ -66,6 +91,11 @@ async def main() -> None:
             rate = await bulk(connection, int(amount))
         case "noops":
             await fill(connection, int(amount))
+        case "paced":
+            tell = await connection.prepare(TELL)
+            await load.paced(lambda since: tell.fetch(b"%d" % since), int(amount))
+        case "work":
+            await work(connection)
         case _:
             rate, cpu = await drain(connection)
     load.report(rate=rate, cpu=cpu)
