@@ -5,6 +5,7 @@ import gc
 import logging
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -415,15 +416,38 @@ async def test_a_deferred_constraint_fails_the_job_and_not_the_worker(broker: Sq
     await accounts.do("CREATE TABLE parts (amount INTEGER REFERENCES accounts (amount) DEFERRABLE INITIALLY DEFERRED)")
     await accounts.do("CREATE UNIQUE INDEX once ON accounts (amount)")
 
+    errors = list[str]()
+
     @app.task(retry=once)
     async def pay() -> None:
+        try:
+            async with jobq.current().transaction() as connection:
+                connection.execute("INSERT INTO parts VALUES (5)")
+        except sqlite3.IntegrityError as exc:
+            errors.append(str(exc))
+            raise
+
+    await run(app, broker, pay.call(), pay.call())
+    assert (errors, len(await accounts.dead())) == (["FOREIGN KEY constraint failed"] * 2, 2)
+    assert await accounts.do("SELECT * FROM parts") == []
+
+
+async def test_a_statement_that_is_not_at_its_end_fails_the_job_and_locks_nothing(
+    broker: SqliteBroker, accounts: Accounts
+) -> None:
+    app = App()
+    cursors = list[Any]()
+
+    @app.task(retry=soon)
+    async def pay() -> None:
         async with jobq.current().transaction() as connection:
-            connection.execute("INSERT INTO parts VALUES (5)")
+            cursor = connection.execute("INSERT INTO accounts VALUES (1), (2) RETURNING amount")
+            if cursors:
+                assert cursor.fetchall() == [(1,), (2,)]
+            cursors.append(cursor)
 
     await run(app, broker, pay.call())
-    (trail,) = await accounts.dead()
-    assert "FOREIGN KEY constraint failed" in trail
-    assert await accounts.do("SELECT * FROM parts") == []
+    assert (len(cursors), await accounts.sum(), await accounts.jobs()) == (2, 3, 0)
 
 
 async def test_savepoints_are_the_bodys_own(broker: SqliteBroker, accounts: Accounts) -> None:
@@ -534,6 +558,24 @@ async def test_a_job_that_is_cancelled_while_it_waits_for_its_transaction_locks_
         await settlement.begin()
         await settlement.commit()
     assert await accounts.jobs() == 0
+
+
+async def test_a_job_that_is_cancelled_as_its_transaction_begins_locks_nothing(
+    broker: SqliteBroker, accounts: Accounts
+) -> None:
+    await put(broker, "a")
+    (held,) = await claim(broker)
+    with raw(accounts.path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        waiting = asyncio.ensure_future(broker.transactions.settle("w", Token("a", held.epoch)).begin())
+        await asyncio.wait([waiting], timeout=0.1)
+        waiting.cancel()
+        other.execute("COMMIT")
+        time.sleep(0.1)  # so that it learns of both at once
+        await asyncio.wait([waiting])
+    async with asyncio.timeout(2):  # it would be open for longer
+        await put(broker, "b")
+    assert waiting.cancelled()
 
 
 async def test_a_file_that_stays_locked_is_an_error_and_the_next_one_in_line_has_its_turn(path: Path) -> None:
