@@ -73,7 +73,7 @@ class CurrentJob:
         ::
 
             async with jobq.current().transaction() as connection:
-                await connection.execute("UPDATE accounts SET …")
+                await connection.execute("UPDATE accounts SET …")  # on SQLite without the `await`
 
         See `JobTransaction`. Raises `Unsupported` on a broker that is no database.
         """

@@ -44,6 +44,9 @@ class OutboxTransactions:
     def join(self, connection: object) -> Joined:
         return _Joined(self.inner.join(connection))
 
+    def bars(self, connection: object) -> bool:
+        return self.inner.bars(connection)
+
     def join_sync(self, connection: object) -> JoinedSync:
         return _JoinedSync(self.inner.join_sync(connection))
 

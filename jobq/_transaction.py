@@ -35,7 +35,7 @@ class JobTransaction:
         self._settlement = settlement
 
     async def __aenter__(self) -> Any:
-        """The connection: for Postgres, one of asyncpg's. Raises `BrokerUnavailable` if there is none."""
+        """The connection: one of asyncpg's, or of `sqlite3`. Raises `BrokerUnavailable` if there is none."""
         if self._run.transacted:
             raise ConfigError("this job has had its transaction; it has one, and its commit is the job's end")
         self._run.transacted = True

@@ -209,6 +209,10 @@ class Transactions(Protocol):
         """A transaction, not begun yet, whose commit is also the end of this job."""
         ...
 
+    def bars(self, connection: object) -> bool:
+        """Whether the broker's verbs have to wait for the end of the job's transaction that is open on `connection`."""
+        ...
+
     def join(self, connection: object) -> "Joined":
         """The transaction on a connection of a library for async code.
 
@@ -227,7 +231,8 @@ class Settlement(Protocol):
     async def begin(self) -> Any:
         """Begin it. Returns the connection that it is on, of the library that the broker uses.
 
-        Connections for this are no others': however many transactions there are, the broker's verbs go on.
+        Connections for this are no others': however many transactions there are, the broker's verbs go on. Where a
+        transaction bars them, it is bounded in time, and then rolled back: `commit` raises `JobTimeout`.
         """
         ...
 

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from jobq._checks import check_seconds
+from jobq._context import running
 from jobq._group_commit import GroupCommit
 from jobq._outbox import OutboxTransactions
 from jobq._perform import JobHandle, Performer
@@ -75,16 +76,16 @@ class Client(Performer):
     @property
     def dead(self) -> DeadJobs:
         """The jobs that will not run again: to be counted, looked at, put back, taken away, deleted."""
-        self._check_open()
+        self._check_entered()
         return DeadJobs(self._broker)
 
     def within(self, connection: object) -> "TransactionClient":
         """Enqueue in the caller's own transaction, which is open on `connection`: with it, or not at all.
 
-        `connection` is one of a library that the broker knows (docs/postgres.md). Raises `TypeError` for any other
+        `connection` is one that the broker knows (docs/postgres.md, docs/brokers.md). Raises `TypeError` for any other
         object, naming those, and `Unsupported` for a broker that cannot.
         """
-        self._check_open()
+        self._check_entered()
         return self.within_joined(self.transactions.join(connection))
 
     def within_joined(self, transaction: Joined) -> "TransactionClient":
@@ -97,8 +98,8 @@ class Client(Performer):
         joining = self._outbox or self._broker
         if joining.transactions is None:
             raise Unsupported(
-                f"{joining.url} cannot store jobs in a transaction of yours; postgresql:// can, in the database that "
-                "the transaction is in, also as the outbox of a client"
+                f"{joining.url} cannot store jobs in a transaction of yours; postgresql:// can, and sqlite://, in the "
+                "database that the transaction is in, also as the outbox of a client"
             )
         return joining.transactions if self._outbox is None else OutboxTransactions(joining.transactions)
 
@@ -118,6 +119,17 @@ class Client(Performer):
         return await self._commits.store(jobs)
 
     def _check_open(self) -> None:
+        self._check_entered()
+        run = running.get(None)
+        if run is None or run.connection is None or self._broker.transactions is None:
+            return
+        if self._broker.transactions.bars(run.connection):
+            raise ConfigError(
+                f"while this job's transaction is open, nothing else can be stored on {self._broker.url}: enqueue in "
+                "it, by client.within(jobq.current().connection), or before or after it"
+            )
+
+    def _check_entered(self) -> None:
         if not self._open:
             raise ConfigError('this client is not open; use it as "async with app.client(url) as client:"')
 

@@ -20,7 +20,7 @@
     ├── Unsupported(NotImplementedError)  this broker cannot; the message says what can
     ├── LeaseLost                         another worker may have the job; nothing of this run was stored
     ├── NoCurrentJob(RuntimeError)        `current()` outside a job
-    ├── JobTimeout(TimeoutError)          a job ran longer than its task allows
+    ├── JobTimeout(TimeoutError)          a job, or its transaction, ran longer than it may
     ├── JobAborted                        a body ended itself with SystemExit, or cancelled itself
     ├── JobPoisonous                      a job was held by several workers when they died
     └── TaskUnknown                       no worker knew the job's task for too long
@@ -126,7 +126,7 @@ class NoCurrentJob(JobqError, RuntimeError):
 
 
 class JobTimeout(JobqError, TimeoutError):
-    """A job ran longer than its task allows."""
+    """A job ran longer than its task allows, or its transaction was open for longer than the broker allows."""
 
 
 class JobAborted(JobqError):

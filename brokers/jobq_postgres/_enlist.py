@@ -41,6 +41,9 @@ class PostgresTransactions:
     def settle(self, worker: str, token: Token) -> PostgresSettlement:
         return PostgresSettlement(self._bench, self._target, worker, token)
 
+    def bars(self, connection: object) -> bool:
+        return False
+
     def join(self, connection: object) -> "_Joined":
         call = _find(connection, _ASYNC)
         if call is None:

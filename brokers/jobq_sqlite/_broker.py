@@ -10,6 +10,7 @@ from jobq.clock import SYSTEM_CLOCK, Clock
 from jobq.errors import BrokerUnavailable
 from jobq.model import Answer, Beat, Claim, Job, Orders, Outcome, Stamp, Swept, Turn, WorkerInfo
 from jobq_sqlite._dead import SqliteDeadLetters
+from jobq_sqlite._enlist import SqliteTransactions
 from jobq_sqlite._enqueue import Enqueue
 from jobq_sqlite._lease import Heartbeat, Sweep
 from jobq_sqlite._sleepers import Sleeper
@@ -37,14 +38,15 @@ class SqliteBroker:
         self._watcher: Watcher | None = None
         self._entered = 0
         self._door = asyncio.Lock()
+        self._line = asyncio.Lock()
 
     @property
     def dead_letters(self) -> DeadLetters:
         return SqliteDeadLetters(self._open)
 
     @property
-    def transactions(self) -> None:
-        return None
+    def transactions(self) -> SqliteTransactions:
+        return SqliteTransactions(self._open, self._clock, self._line)
 
     @property
     def schema(self) -> None:

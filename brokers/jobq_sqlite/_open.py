@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from jobq.errors import BrokerRefused
 from jobq_sqlite._errors import is_busy, translate
 from jobq_sqlite._mounts import network_kind
 from jobq_sqlite._url import Place
+
+C = TypeVar("C", bound=sqlite3.Connection)
 
 APPLICATION_ID: Final = 0x6A6F6271  # "jobq"
 SCHEMA_VERSION: Final = 1
@@ -50,13 +52,18 @@ def connect(place: Place, script: str = "") -> sqlite3.Connection:
 
     `script` is run on it, perhaps twice, when all else is ready. Raises `BrokerRefused` or `BrokerUnavailable`.
     """
+    return connect_with(_plain, place, script)
+
+
+def connect_with(make: Callable[[Path], C], place: Place, script: str) -> C:
+    """The same with a connection that `make` makes."""
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         oldest = ".".join(map(str, OLDEST_SQLITE))
         raise BrokerRefused(f"this Python has SQLite {sqlite3.sqlite_version}; jobq needs {oldest} or newer")
     with _opening:
         _create(place.path)
         try:
-            db = sqlite3.connect(place.path, timeout=0, isolation_level=None, cached_statements=256)
+            db = make(place.path)
         except sqlite3.Error as exc:
             raise translate(exc, place.path, place.timeout) from exc
     try:
@@ -67,6 +74,10 @@ def connect(place: Place, script: str = "") -> sqlite3.Connection:
             raise translate(exc, place.path, place.timeout) from exc
         raise
     return db
+
+
+def _plain(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=0, isolation_level=None, cached_statements=256)
 
 
 def patiently(attempt: Callable[[], None], timeout: float, latest: Callable[[], float] = lambda: math.inf) -> None:

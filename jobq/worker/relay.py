@@ -45,7 +45,9 @@ def check_outbox(outbox: Broker | str) -> None:
     """Raise `ConfigError` for a broker that nobody can have an outbox on."""
     source = broker_of(outbox)
     if source.transactions is None:
-        raise ConfigError(f"{source.url} joins no transactions, so nobody has an outbox there; postgresql:// does")
+        raise ConfigError(
+            f"{source.url} joins no transactions, so nobody has an outbox there; postgresql:// does, and sqlite://"
+        )
 
 
 def relay_app(target: Broker | str) -> App:

@@ -117,6 +117,16 @@ async def pay(table: str, seconds: float) -> None:
 
 
 @app.task(retry=soon, max_crashes=1000)
+async def spend(table: str, seconds: float, gate: str = "") -> None:
+    """The same in a file, perhaps once the test has opened the gate."""
+    while gate and not _gate(gate).exists():
+        await asyncio.sleep(LOOK)
+    async with jobq.current().transaction() as connection:
+        connection.execute(f"INSERT INTO {table} VALUES (?)", (jobq.current().id,))
+        await asyncio.sleep(seconds)
+
+
+@app.task(retry=soon, max_crashes=1000)
 async def flaky(seconds: float, failures: int) -> None:
     """Fail in the first runs."""
     await asyncio.sleep(seconds)
