@@ -92,7 +92,7 @@ async def test_a_sweep_prunes_what_is_kept_no_longer_in_bounded_steps(url: str, 
         await broker.sweep("h", 10)
         assert await db.fetchval(f"SELECT count(*) FROM {schema}.done") == 25
         clock.advance(1)
-        left = []
+        left = list[int]()
         more = True
         while more:
             more = (await broker.sweep("h", 10)).more
