@@ -95,7 +95,7 @@ async def test_any_name_may_be_that_of_a_queue_a_worker_and_a_client(broker: Pos
     found = (await turn(broker, name, [], name)).deliveries
     assert ids(found) == ["0", "1", "2", "3"]
     token = [(delivery.job.id, delivery.epoch) for delivery in found]
-    outcomes = [
+    outcomes: list[Outcome] = [
         Again(*token[0], NO_TRAIL, queue=name),
         Released(*token[1]),
         Dead(*token[2], NO_TRAIL),
