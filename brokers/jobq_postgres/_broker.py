@@ -15,6 +15,7 @@ from jobq_postgres._driver import Row
 from jobq_postgres._enlist import PostgresTransactions
 from jobq_postgres._errors import is_taken
 from jobq_postgres._lines import Lines
+from jobq_postgres._marks import Marks
 from jobq_postgres._migrate import PostgresSchema
 from jobq_postgres._records import TurnCall, moment
 from jobq_postgres._settlement import Bench
@@ -32,12 +33,15 @@ class PostgresBroker:
     def __init__(self, url: str, *, clock: Clock | None = None) -> None:
         self._target = parse(url)
         self._clock = clock
+        """That replaces the server's, if any."""
+        self._time = clock or SYSTEM_CLOCK
+        self._marks = Marks(self._time)
         self._lines = Lines(self._target)
         self._bench = Bench(self._lines, self._target.transactions)
         self._statements = {sql: _schema.quoted(self._target.schema, sql) for sql in _records.STATEMENTS}
         self._bell = Bell(self._ring)
         hears = self._target.listens and not self._target.pooled
-        self._wakes = Wakes(clock or SYSTEM_CLOCK, self._lines, self._target.schema, self._look, hears=hears)
+        self._wakes = Wakes(self._time, self._lines, self._target.schema, self._look, hears=hears)
         self._entered = 0
 
     @property
@@ -87,7 +91,10 @@ class PostgresBroker:
 
     async def turn(self, outcomes: Sequence[Outcome], claim: Claim) -> Turn:
         call = TurnCall(outcomes, claim, self._target.keep_done)
-        turn = call.read(await self._run(_records.TURN, *call.args(moment(self._clock))))
+        known = self._marks.known()
+        rows = await self._run(_records.TURN, *call.args(moment(self._clock), known, self._marks.ceiling()))
+        turn = call.read(rows)
+        self._marks.learn(known, claim.queues, *rows[-1][-3:])
         if call.puts_back:
             self._wake()
         return turn
@@ -128,8 +135,13 @@ class PostgresBroker:
         return bool(stored)
 
     async def _look(self, queues: Sequence[str]) -> float | None:
-        ((due,),) = await self._run(_records.LOOK, list(queues), moment(self._clock))
-        return cast("float | None", due)
+        known = self._marks.known()
+        marks = None if known is None else known.flat(queues)
+        ((due,),) = await self._run(_records.LOOK, list(queues), marks, moment(self._clock))
+        if known is None:
+            return cast("float | None", due)
+        again = max(0.0, known.until - self._time.monotonic())  # without marks
+        return again if due is None else min(due, again)
 
     def _wake(self, queues: Iterable[str] = (EVERYBODY,)) -> None:
         if self._target.listens:

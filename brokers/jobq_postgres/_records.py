@@ -29,6 +29,7 @@ from jobq.model import (
     leaves_nothing,
 )
 from jobq_postgres._driver import Row
+from jobq_postgres._marks import Known
 
 Args = Sequence[object]
 T = TypeVar("T")
@@ -55,11 +56,11 @@ Without a row, and if the id is known after all, it has done nothing.
 """
 TURN: Final = (
     "SELECT * FROM $SCHEMA.turn_1($1, $2::text[], $3::bigint[], $4, $5::text[], $6::bigint[], $7::float8[], "
-    "$8::bytea[], $9::text[], $10::text[], $11, $12, $13, $14)"
+    "$8::bytea[], $9::text[], $10::text[], $11, $12, $13, $14, $15::bigint[], $16)"
 )
 HEARTBEAT: Final = "SELECT * FROM $SCHEMA.heartbeat_1($1, $2, $3, $4, $5::text[], $6::bigint[], $7, $8)"
 SWEEP: Final = "SELECT * FROM $SCHEMA.sweep_1($1, $2, $3::text[], $4)"
-LOOK: Final = "SELECT $SCHEMA.look_1($1::text[], $2)"
+LOOK: Final = "SELECT $SCHEMA.look_1($1::text[], $2::bigint[], $3)"
 RING: Final = "SELECT $SCHEMA.ring_1($1::text[])"
 STATEMENTS: Final = (ENQUEUE, ENQUEUE_ONE, TURN, HEARTBEAT, SWEEP, LOOK, RING)
 
@@ -145,8 +146,8 @@ class TurnCall:
         """Whether a job may become ready by it, for which somebody has to be woken."""
         return any(isinstance(outcome, Again | Released) for outcome in self._others)
 
-    def args(self, now: datetime | None) -> Args:
-        """For `TURN`."""
+    def args(self, now: datetime | None, known: Known | None = None, ceiling: int = 0) -> Args:
+        """For `TURN`, which claims beyond the marks that are known."""
         claim, others = self._claim, self._others
         return (
             claim.worker,
@@ -163,11 +164,13 @@ class TurnCall:
             claim.suspects,
             claim.resume,
             now,
+            None if known is None else known.flat(claim.queues),
+            ceiling,
         )
 
     def read(self, rows: Sequence[Row]) -> Turn:
         """The answer."""
-        *jobs, (_, _, _, _, _, _, refused, next_due, leased) = rows
+        *jobs, (_, _, _, _, _, _, refused, next_due, leased, _, _, _) = rows
         return Turn(
             Deliveries(len(jobs), lambda: [_delivery(row) for row in jobs]),
             self._refused(refused or ()),

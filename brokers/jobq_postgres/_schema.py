@@ -14,7 +14,8 @@ _OLDEST: Final = 1
 """What it still works with: the versions of jobq that run beside this one during a deployment."""
 _SETTINGS: Final = (
     "SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off "
-    "SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off"
+    "SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_material = off "
+    "SET jit = off"
 )
 """A plan that was made when a table was empty must serve when it has a million rows, so none is made by size."""
 _TEXT: Final = "\n".join(

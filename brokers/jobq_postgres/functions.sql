@@ -1,5 +1,6 @@
 -- Every verb of the broker is one call of one function: one round trip, and one transaction that is never left open.
--- Their plans do not depend on what the tables were like when a connection first used them.
+-- Their plans do not depend on what the tables were like when a connection first used them: what is looked up for each
+-- element of an array is in a subquery with OFFSET 0, which is never joined the other way round.
 -- A function that has to change in what it takes, gives or means gets the next number, and the old one stays.
 
 CREATE OR REPLACE FUNCTION $SCHEMA.lane_1(priority smallint, crashes jsonb) RETURNS smallint
@@ -89,7 +90,7 @@ BEGIN
     END IF;
     IF EXISTS (SELECT 1 FROM $SCHEMA.dead) THEN
         DELETE FROM $SCHEMA.dead WHERE id = ANY (p_ids) AND EXISTS (
-            SELECT 1 FROM $SCHEMA.jobs AS j WHERE j.id = dead.id AND abs(pos) BETWEEN v_place AND v_place + 1023
+            SELECT 1 FROM $SCHEMA.jobs AS j WHERE j.id = dead.id AND abs(pos) BETWEEN v_place AND v_place + 1023 OFFSET 0
         );
     END IF;
     RETURN NEXT;
@@ -128,21 +129,26 @@ BEGIN
         WHERE c -> 0 <> ALL (o.struck)
     )
     FROM (
-        SELECT id, array_agg(to_jsonb(epoch)) AS struck FROM unnest(p_ids, p_epochs) AS t (id, epoch) GROUP BY id
+        SELECT tid, struck FROM (
+            SELECT id, array_agg(to_jsonb(epoch)) AS struck FROM unnest(p_ids, p_epochs) AS t (id, epoch) GROUP BY id
+        ) AS g, LATERAL (
+            SELECT ctid AS tid FROM $SCHEMA.jobs AS f
+            WHERE f.id = g.id AND EXISTS (SELECT 1 FROM jsonb_array_elements(f.crashes) AS c WHERE c -> 0 = ANY (struck))
+            FOR UPDATE OFFSET 0
+        ) AS l
     ) AS o
-    WHERE j.id = o.id AND j.crashes IS NOT NULL
-        AND EXISTS (SELECT 1 FROM jsonb_array_elements(j.crashes) AS c WHERE c -> 0 = ANY (o.struck));
+    WHERE j.ctid = tid;
 END $$;
 
--- Makes due jobs ready, the earliest foremost; answers how many.
-CREATE OR REPLACE FUNCTION $SCHEMA.promote_1(p_limit integer, p_now timestamptz) RETURNS integer
+-- Makes jobs ready that have become due since then, the earliest foremost; answers how many.
+CREATE OR REPLACE FUNCTION $SCHEMA.promote_1(p_limit integer, p_since timestamptz, p_now timestamptz) RETURNS integer
 LANGUAGE plpgsql $SETTINGS AS $$
 DECLARE
     v_count integer;
 BEGIN
     WITH chosen AS MATERIALIZED (
         SELECT ctid AS tid, due, pos FROM $SCHEMA.jobs
-        WHERE due <= p_now ORDER BY due, pos LIMIT p_limit FOR UPDATE SKIP LOCKED
+        WHERE due BETWEEN p_since AND p_now ORDER BY due, pos LIMIT p_limit FOR UPDATE SKIP LOCKED
     ), placed AS MATERIALIZED (
         SELECT tid, nextval('$SCHEMA.places') * 1024 AS place FROM (SELECT tid FROM chosen ORDER BY due DESC, pos DESC) AS c
     )
@@ -165,15 +171,87 @@ BEGIN
     END IF;
 END $$;
 
+-- Nobody takes this worker for dead until this transaction ends; false if somebody has.
+CREATE OR REPLACE FUNCTION $SCHEMA.may_claim_1(p_worker bigint, p_resume bigint, p_now timestamptz) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM 1 FROM $SCHEMA.workers WHERE n = p_worker AND lease_end > p_now FOR KEY SHARE;
+    IF FOUND THEN
+        PERFORM $SCHEMA.catch_up_1(p_resume);
+        RETURN true;
+    END IF;
+    RETURN false;
+END $$;
+
+-- While somebody's snapshot is older than they are, dead rows cannot be cleared away, and who looks for ready jobs passes
+-- all of them. A mark is a place of a lane: below it, no job was left that was ready. So new jobs are above it, and what
+-- comes back is below its negative. What it hides is a job whose transaction commits long after it drew its place: that
+-- is why marks are far from the newest places, and forgotten every few seconds. A call takes and answers six marks for
+-- each queue, and a last one for all that is scheduled: the microsecond before which nothing is due any more.
+
+-- Locks the foremost ready jobs beyond a mark: where they are, and the place of the last one if there may be more.
+CREATE OR REPLACE FUNCTION $SCHEMA.pick_1(p_queue text, p_lane integer, p_mark bigint, p_limit integer)
+RETURNS TABLE (tids tid[], last bigint) LANGUAGE plpgsql AS $$
+DECLARE
+    v_more tid[];
+BEGIN
+    SELECT array_agg(tid) INTO tids FROM (
+        SELECT ctid AS tid FROM $SCHEMA.jobs
+        WHERE queue = p_queue AND lane = p_lane AND pos <= -p_mark AND due IS NULL AND epoch IS NULL
+        ORDER BY pos LIMIT p_limit FOR UPDATE SKIP LOCKED
+    ) AS c;
+    IF cardinality(tids) = p_limit THEN
+        last := p_mark - 1;
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    SELECT array_agg(tid), CASE WHEN count(*) = p_limit - coalesce(cardinality(tids), 0) THEN max(pos) END
+    INTO v_more, last FROM (
+        SELECT ctid AS tid, pos FROM $SCHEMA.jobs
+        WHERE queue = p_queue AND lane = p_lane AND pos >= p_mark AND due IS NULL AND epoch IS NULL
+        ORDER BY pos LIMIT p_limit - coalesce(cardinality(tids), 0) FOR UPDATE SKIP LOCKED
+    ) AS c;
+    tids := tids || v_more;
+    RETURN NEXT;
+END $$;
+
+-- Whether any job of these queues is ready, beyond the marks if there are any.
+CREATE OR REPLACE FUNCTION $SCHEMA.is_ready_1(p_queues text[], p_marks bigint[]) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF p_marks IS NULL THEN
+        RETURN EXISTS (
+            SELECT 1 FROM unnest(p_queues) AS q WHERE EXISTS (
+                SELECT 1 FROM $SCHEMA.jobs AS j WHERE j.queue = q AND due IS NULL AND epoch IS NULL OFFSET 0
+            )
+        );
+    END IF;
+    RETURN EXISTS (
+        SELECT 1 FROM unnest(p_marks[1:6 * cardinality(p_queues)]) WITH ORDINALITY AS m (mark, i) WHERE EXISTS (
+            SELECT 1 FROM $SCHEMA.jobs AS j
+            WHERE j.queue = p_queues[(i + 5) / 6] AND lane = (i - 1) % 6 AND pos <= -mark
+                AND due IS NULL AND epoch IS NULL
+        ) OR EXISTS (
+            SELECT 1 FROM $SCHEMA.jobs AS j
+            WHERE j.queue = p_queues[(i + 5) / 6] AND lane = (i - 1) % 6 AND pos >= mark
+                AND due IS NULL AND epoch IS NULL
+        )
+    );
+END $$;
+
 -- `p_ids` are jobs that have ended and are not kept; for the others, one letter each: A again, R released, K dead and
--- kept, D done and kept for its delay. Answers a row for each delivery, and a last one with which of the outcomes, all counted from 1, were refused.
+-- kept, D done and kept for its delay. Answers a row for each delivery, and a last one with which of the outcomes, all
+-- counted from 1, were refused, and for how many seconds it looked for ready jobs.
+-- With marks it claims beyond them (see `pick_1`), and answers the next ones, no place among which is above the ceiling.
+-- `place` is the next one that is drawn, if there are marks or looking was slow.
 CREATE OR REPLACE FUNCTION $SCHEMA.turn_1(
     p_worker text, p_ids text[], p_epochs bigint[],
     p_kinds text, p_other_ids text[], p_other_epochs bigint[], p_delays double precision[], p_trails bytea[],
-    p_to text[], p_queues text[], p_limit integer, p_suspects boolean, p_resume bigint, p_now timestamptz
+    p_to text[], p_queues text[], p_limit integer, p_suspects boolean, p_resume bigint, p_now timestamptz,
+    p_marks bigint[], p_ceiling bigint
 ) RETURNS TABLE (
-    id text, epoch bigint, queue text, envelope bytea, trail bytea, crashes text,
-    refused integer[], next_due double precision, leased boolean
+    id text, epoch bigint, queue text, envelope bytea, trail bytea, crashes text, refused integer[],
+    next_due double precision, leased boolean, looked double precision, marks bigint[], place bigint
 ) LANGUAGE plpgsql $SETTINGS AS $$
 #variable_conflict use_column
 DECLARE
@@ -186,20 +264,35 @@ DECLARE
     v_left integer := p_limit;
     v_suspects boolean := p_suspects;
     v_locked boolean := false;
+    v_found boolean;
     v_count integer;
     v_queue text;
-    v_first integer;
+    v_lane integer;
+    v_limit integer;
+    v_base integer := 1;
+    v_index integer;
+    v_tids tid[];
+    v_last bigint;
+    v_since timestamptz := coalesce(to_timestamp(p_marks[cardinality(p_marks)] / 1e6), '-infinity');
+    v_start timestamptz;
+    v_looked interval;
 BEGIN
     SELECT n, lease_end INTO v_worker, v_end FROM $SCHEMA.workers AS w WHERE w.id = p_worker;
-    SELECT due INTO v_due FROM $SCHEMA.jobs WHERE due IS NOT NULL ORDER BY due, pos LIMIT 1;
+    v_start := clock_timestamp();
+    SELECT due INTO v_due FROM $SCHEMA.jobs WHERE due >= v_since ORDER BY due, pos LIMIT 1;
+    v_looked := clock_timestamp() - v_start;
     IF v_due <= v_now THEN
-        PERFORM $SCHEMA.promote_1(1000, v_now);
+        PERFORM $SCHEMA.promote_1(1000, v_since, v_now);
     END IF;
 
     IF cardinality(p_ids) > 0 THEN
-        WITH ended AS (
-            DELETE FROM $SCHEMA.jobs AS j USING unnest(p_ids, p_epochs) WITH ORDINALITY AS o (id, epoch, i)
-            WHERE j.worker = v_worker AND j.epoch = o.epoch AND j.id = o.id RETURNING i
+        WITH found AS MATERIALIZED (
+            SELECT tid, i FROM unnest(p_ids, p_epochs) WITH ORDINALITY AS o (id, epoch, i), LATERAL (
+                SELECT ctid AS tid FROM $SCHEMA.jobs AS j
+                WHERE j.worker = v_worker AND j.epoch = o.epoch AND j.id = o.id OFFSET 0
+            ) AS f
+        ), ended AS (
+            DELETE FROM $SCHEMA.jobs AS j USING found WHERE j.ctid = tid RETURNING i
         )
         SELECT array_agg(i) INTO v_settled FROM ended;
         IF coalesce(cardinality(v_settled), 0) < cardinality(p_ids) THEN
@@ -209,28 +302,27 @@ BEGIN
     END IF;
 
     IF cardinality(p_other_ids) > 0 THEN
-        WITH moved AS (
+        WITH found AS MATERIALIZED (
+            SELECT tid, substr(p_kinds, i::integer, 1) AS kind, delay, trail, dest, i
+            FROM unnest(p_other_ids, p_other_epochs, p_delays, p_trails, p_to) WITH ORDINALITY
+                AS o (id, epoch, delay, trail, dest, i),
+            LATERAL (
+                SELECT ctid AS tid FROM $SCHEMA.jobs AS j
+                WHERE j.worker = v_worker AND j.epoch = o.epoch AND j.id = o.id OFFSET 0
+            ) AS f
+        ), moved AS (
             UPDATE $SCHEMA.jobs AS j SET
                 worker = NULL, epoch = NULL, queue = coalesce(o.dest, j.queue), trail = coalesce(o.trail, j.trail),
                 due = CASE WHEN delay > 0 THEN v_now + least(delay, 1e12) * interval '1 second' END,
                 pos = place * CASE WHEN delay > 0 THEN 1 ELSE -1 END,
                 lane = $SCHEMA.lane_1(priority, crashes)
             FROM (
-                SELECT *, nextval('$SCHEMA.places') * 1024 AS place
-                FROM unnest(p_other_ids, p_other_epochs, p_delays, p_trails, p_to) WITH ORDINALITY
-                    AS o (id, epoch, delay, trail, dest, i)
-                WHERE substr(p_kinds, i::integer, 1) IN ('A', 'R')
+                SELECT *, nextval('$SCHEMA.places') * 1024 AS place FROM found WHERE kind IN ('A', 'R')
             ) AS o
-            WHERE j.worker = v_worker AND j.epoch = o.epoch AND j.id = o.id
-            RETURNING i
+            WHERE j.ctid = tid RETURNING i
         ), taken AS (
-            DELETE FROM $SCHEMA.jobs AS j
-            USING (
-                SELECT *, substr(p_kinds, i::integer, 1) AS kind
-                FROM unnest(p_other_ids, p_other_epochs, p_delays, p_trails) WITH ORDINALITY
-                    AS o (id, epoch, delay, trail, i)
-            ) AS o
-            WHERE j.worker = v_worker AND j.epoch = o.epoch AND j.id = o.id AND kind IN ('D', 'K')
+            DELETE FROM $SCHEMA.jobs AS j USING found AS o
+            WHERE j.ctid = tid AND kind IN ('D', 'K')
             RETURNING i, kind, j.id, j.queue, j.priority, j.envelope, coalesce(o.trail, j.trail) AS trail, j.crashes, delay
         ), buried AS (
             INSERT INTO $SCHEMA.dead AS d (n, id, queue, priority, died, envelope, trail, crashes)
@@ -260,8 +352,8 @@ BEGIN
 
     leased := coalesce(v_end > v_now, false);
     IF leased THEN
-        RETURN QUERY SELECT j.id, j.epoch, j.queue, j.envelope, j.trail, j.crashes::text,
-                NULL::integer[], NULL::double precision, NULL::boolean
+        RETURN QUERY SELECT j.id, j.epoch, j.queue, j.envelope, j.trail, j.crashes::text, NULL::integer[],
+                NULL::double precision, NULL::boolean, NULL::double precision, NULL::bigint[], NULL::bigint
             FROM $SCHEMA.jobs AS j WHERE j.worker = v_worker AND j.epoch > p_resume ORDER BY j.epoch;
         GET DIAGNOSTICS v_count = ROW_COUNT;
         v_left := v_left - v_count;
@@ -273,41 +365,75 @@ BEGIN
         END IF;
     END IF;
 
+    marks := p_marks;
+    IF marks IS NOT NULL THEN
+        place := (pg_sequence_last_value('$SCHEMA.places') + 1) * 1024;
+    END IF;
     FOREACH v_queue IN ARRAY p_queues LOOP
+        IF marks IS NOT NULL THEN
+            FOREACH v_lane IN ARRAY CASE WHEN v_suspects THEN '{5,0,1,2,3,4}' ELSE '{0,1,2,3,4}' END::integer[] LOOP
+                EXIT WHEN v_left <= 0 OR NOT leased;
+                v_limit := CASE v_lane WHEN 5 THEN 1 ELSE v_left END;
+                v_index := v_base + v_lane;
+                SELECT tids, last INTO v_tids, v_last FROM $SCHEMA.pick_1(v_queue, v_lane, marks[v_index], v_limit);
+                marks[v_index] := greatest(marks[v_index], least(coalesce(v_last + 1, place), p_ceiling));
+                CONTINUE WHEN v_tids IS NULL;
+                leased := v_locked OR $SCHEMA.may_claim_1(v_worker, p_resume, v_now);
+                EXIT WHEN NOT leased;
+                v_locked := true;
+                RETURN QUERY
+                    UPDATE $SCHEMA.jobs AS j SET worker = v_worker, epoch = its
+                    FROM (SELECT tid, nextval('$SCHEMA.epochs') AS its FROM unnest(v_tids) AS tid) AS picked
+                    WHERE j.ctid = tid
+                    RETURNING j.id, its, j.queue, j.envelope, j.trail, j.crashes::text, NULL::integer[],
+                        NULL::double precision, NULL::boolean, NULL::double precision, NULL::bigint[], NULL::bigint;
+                v_left := v_left - cardinality(v_tids);
+                v_suspects := v_suspects AND v_lane <> 5;
+            END LOOP;
+            v_base := v_base + 6;
+            CONTINUE;
+        END IF;
         EXIT WHEN v_left <= 0 OR NOT leased;
-        CONTINUE WHEN NOT EXISTS (
+        v_start := clock_timestamp();
+        v_found := EXISTS (
             SELECT 1 FROM $SCHEMA.jobs AS j
             WHERE j.queue = v_queue AND lane <= CASE WHEN v_suspects THEN 5 ELSE 4 END AND due IS NULL AND epoch IS NULL
         );
-        IF NOT v_locked THEN -- nobody may take this worker for dead while it claims
-            PERFORM 1 FROM $SCHEMA.workers AS w WHERE n = v_worker AND lease_end > v_now FOR KEY SHARE;
-            leased := FOUND;
-            EXIT WHEN NOT leased;
-            PERFORM $SCHEMA.catch_up_1(p_resume);
-            v_locked := true;
-        END IF;
-        FOREACH v_first IN ARRAY CASE WHEN v_suspects THEN '{5,0}' ELSE '{0}' END::integer[] LOOP
+        v_looked := v_looked + (clock_timestamp() - v_start);
+        CONTINUE WHEN NOT v_found;
+        leased := v_locked OR $SCHEMA.may_claim_1(v_worker, p_resume, v_now);
+        EXIT WHEN NOT leased;
+        v_locked := true;
+        FOREACH v_lane IN ARRAY CASE WHEN v_suspects THEN '{5,0}' ELSE '{0}' END::integer[] LOOP
             RETURN QUERY WITH picked AS MATERIALIZED (
                 SELECT tid, nextval('$SCHEMA.epochs') AS its FROM (
                     SELECT ctid AS tid FROM $SCHEMA.jobs AS j
-                    WHERE j.queue = v_queue AND lane BETWEEN v_first AND v_first + 4
+                    WHERE j.queue = v_queue AND lane BETWEEN v_lane AND v_lane + 4
                         AND due IS NULL AND epoch IS NULL
-                    ORDER BY lane, pos LIMIT CASE v_first WHEN 5 THEN 1 ELSE v_left END FOR UPDATE SKIP LOCKED
+                    ORDER BY lane, pos LIMIT CASE v_lane WHEN 5 THEN 1 ELSE v_left END FOR UPDATE SKIP LOCKED
                 ) AS c
             )
             UPDATE $SCHEMA.jobs AS j SET worker = v_worker, epoch = its FROM picked WHERE j.ctid = tid
-            RETURNING j.id, its, j.queue, j.envelope, j.trail, j.crashes::text,
-                NULL::integer[], NULL::double precision, NULL::boolean;
+            RETURNING j.id, its, j.queue, j.envelope, j.trail, j.crashes::text, NULL::integer[],
+                NULL::double precision, NULL::boolean, NULL::double precision, NULL::bigint[], NULL::bigint;
             GET DIAGNOSTICS v_count = ROW_COUNT;
             v_left := v_left - v_count;
-            v_suspects := v_suspects AND NOT (v_first = 5 AND v_count > 0);
+            v_suspects := v_suspects AND NOT (v_lane = 5 AND v_count > 0);
             EXIT WHEN v_left <= 0;
         END LOOP;
     END LOOP;
 
     id := NULL; -- the last row
-    SELECT due INTO v_due FROM $SCHEMA.jobs WHERE due IS NOT NULL ORDER BY due, pos LIMIT 1;
+    SELECT due INTO v_due FROM $SCHEMA.jobs WHERE due >= v_since ORDER BY due, pos LIMIT 1;
     next_due := extract(epoch FROM v_due - v_now);
+    IF marks IS NULL THEN
+        looked := CASE WHEN leased AND p_limit > 0 THEN extract(epoch FROM v_looked) END;
+        IF looked > 0.0003 THEN
+            place := (pg_sequence_last_value('$SCHEMA.places') + 1) * 1024;
+        END IF;
+    ELSIF v_due IS NULL OR v_due > v_now THEN
+        marks[v_base] := greatest(marks[v_base], (extract(epoch FROM v_now) * 1000000)::bigint - 1000000);
+    END IF;
     RETURN NEXT;
 END $$;
 
@@ -315,7 +441,7 @@ END $$;
 -- longer holds it.
 CREATE OR REPLACE FUNCTION $SCHEMA.settle_1(
     p_worker text, p_id text, p_epoch bigint, p_keep double precision
-) RETURNS boolean LANGUAGE plpgsql AS $$
+) RETURNS boolean LANGUAGE plpgsql $SETTINGS AS $$
 DECLARE
     v_count integer;
 BEGIN
@@ -334,19 +460,17 @@ BEGIN
 END $$;
 
 -- In how many seconds there is something for who waits for these queues: 0 if it is there now, NULL if nothing is.
-CREATE OR REPLACE FUNCTION $SCHEMA.look_1(p_queues text[], p_now timestamptz) RETURNS double precision
+CREATE OR REPLACE FUNCTION $SCHEMA.look_1(p_queues text[], p_marks bigint[], p_now timestamptz) RETURNS double precision
 LANGUAGE plpgsql $SETTINGS AS $$
+DECLARE
+    v_since timestamptz := coalesce(to_timestamp(p_marks[cardinality(p_marks)] / 1e6), '-infinity');
 BEGIN
-    IF EXISTS (
-        SELECT 1 FROM unnest(p_queues) AS q WHERE EXISTS (
-            SELECT 1 FROM $SCHEMA.jobs AS j WHERE j.queue = q AND due IS NULL AND epoch IS NULL
-        )
-    ) THEN
+    IF $SCHEMA.is_ready_1(p_queues, p_marks) THEN
         RETURN 0;
     END IF;
     RETURN (
         SELECT greatest(0, extract(epoch FROM due - coalesce(p_now, clock_timestamp()))) FROM $SCHEMA.jobs
-        WHERE due IS NOT NULL ORDER BY due, pos LIMIT 1
+        WHERE due >= v_since ORDER BY due, pos LIMIT 1
     );
 END $$;
 
@@ -357,8 +481,12 @@ DECLARE
     v_count integer;
 BEGIN
     WITH risen AS (
-        DELETE FROM $SCHEMA.dead AS d USING unnest(p_rows, p_trails) WITH ORDINALITY AS o (n, trail, i)
-        WHERE d.n = o.n RETURNING d.id, d.queue, d.envelope, d.priority, o.trail, o.i
+        DELETE FROM $SCHEMA.dead AS d USING (
+            SELECT tid, trail, i FROM unnest(p_rows, p_trails) WITH ORDINALITY AS o (n, trail, i), LATERAL (
+                SELECT ctid AS tid FROM $SCHEMA.dead AS f WHERE f.n = o.n OFFSET 0
+            ) AS f
+        ) AS o
+        WHERE d.ctid = tid RETURNING d.id, d.queue, d.envelope, d.priority, o.trail, o.i
     ), stored AS (
         INSERT INTO $SCHEMA.jobs (id, queue, priority, lane, pos, envelope, trail)
         SELECT id, queue, priority, 4 - priority, nextval('$SCHEMA.places') * 1024, envelope, trail
@@ -404,7 +532,7 @@ BEGIN
 
     SELECT array_agg(i) INTO lost FROM unnest(p_ids, p_epochs) WITH ORDINALITY AS o (id, epoch, i)
     WHERE NOT EXISTS (
-        SELECT 1 FROM $SCHEMA.jobs AS j WHERE j.worker = v_worker AND j.epoch = o.epoch AND j.id = o.id
+        SELECT 1 FROM $SCHEMA.jobs AS j WHERE j.worker = v_worker AND j.epoch = o.epoch AND j.id = o.id OFFSET 0
     );
     IF lost IS NOT NULL THEN
         PERFORM $SCHEMA.take_back_1(array_agg(t.id), array_agg(t.epoch))
@@ -435,7 +563,7 @@ BEGIN
     more := false;
     SELECT due INTO v_due FROM $SCHEMA.jobs WHERE due IS NOT NULL ORDER BY due, pos LIMIT 1;
     IF v_due <= v_now THEN
-        promoted := $SCHEMA.promote_1(p_limit, v_now);
+        promoted := $SCHEMA.promote_1(p_limit, '-infinity', v_now);
     END IF;
 
     FOR v_worker IN

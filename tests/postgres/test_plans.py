@@ -58,6 +58,10 @@ class Watched:
         call = TurnCall(outcomes, Claim("w", queues, limit, suspects, resume), 0)
         return call.read(await self.run(_records.TURN, *call.args(None)))
 
+    def joined(self) -> list[str]:
+        """The plans that compare all rows of one side with all of the other."""
+        return [plan for plan in self.plans if "Join Filter" in plan or "Materialize" in plan]
+
     def reads(self) -> set[str]:
         """How each table was read, and forget it."""
         found = {
@@ -108,7 +112,7 @@ async def everything(watched: Watched, name: str) -> None:
     await watched.turn(*outcomes, resume=held[-1].epoch)
     beats = [Beat(*token) for token in tokens[4:6]]
     await watched.run(_records.HEARTBEAT, *_records.heartbeat_args(WORKER, beats, 60, held[-1].epoch, None))
-    await watched.run(_records.LOOK, ["q1", "q2"], None)
+    await watched.run(_records.LOOK, ["q1", "q2"], None, None)
     await watched.run(_records.SWEEP, "h", 100, ["w"], None)
 
 
@@ -123,6 +127,20 @@ async def test_among_a_million_jobs_every_statement_goes_by_an_index(watched: Wa
         await watched.run("ANALYZE jobq.jobs")
     watched.reads()
     await everything(watched, "churned" if churned else "filled")
+    assert watched.joined() == []
     reads = watched.reads()
     assert {"Index Scan using ready on jobs", "Index Scan using held on jobs", "Tid Scan on jobs"} <= reads
     assert [one for one in reads if one.endswith(" jobs") and not INDEXED.fullmatch(one)] == []
+
+
+async def test_no_statement_is_compiled_though_a_pooler_gives_it_a_connection_that_would(server: Server) -> None:
+    async with PostgresBroker(server.url):
+        pass
+    settings = {"session_preload_libraries": "auto_explain", "jit": "on", "auto_explain.log_analyze": "on"}
+    connection = await asyncpg.connect(server.url, server_settings={**EXPLAIN, **settings})
+    watched = Watched(connection)
+    await everything(watched, "pooled")
+    await everything(watched, "again")
+    await connection.close()
+    assert any("jobq" in plan for plan in watched.plans)
+    assert [plan for plan in watched.plans if "JIT:" in plan and "jobq" in plan] == []
