@@ -12,6 +12,7 @@ from jobq.model import Answer, Beat, Claim, DeadJob, Job, Orders, Outcome, Stamp
 from jobq_rmq._engine import Engine
 from jobq_rmq._home import Home
 from jobq_rmq._local import Local
+from jobq_rmq._sender import enqueue
 from jobq_rmq._shared import Shared
 from jobq_rmq._url import parse
 
@@ -77,9 +78,7 @@ class RmqBroker:
             await self._local.enqueue(jobs, stamp)
         else:
             home, engine = await self._work()
-            post = await home.call(partial(engine.sender.post, jobs, stamp))
-            if post is None or not post.is_stored:
-                await home.call(partial(engine.sender.store, jobs, stamp, post))
+            await enqueue(home.call, engine.sender, jobs, stamp)
         return [Answer(job.id) for job in jobs]
 
     async def turn(self, outcomes: Sequence[Outcome], claim: Claim) -> Turn:

@@ -2,14 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 from jobq.errors import OutcomeUnknown
 from jobq.model import Job, Stamp
 from jobq_rmq._home import GONE
 from jobq_rmq._publisher import Publisher
-from jobq_rmq._sender import Sender
+from jobq_rmq._sender import Sender, enqueue
 from jobq_rmq._stamps import Stamps
 from jobq_rmq._topology import Topology
 from jobq_rmq._url import Target
@@ -37,9 +36,7 @@ class Local:
 
     async def enqueue(self, jobs: Sequence[Job], stamp: Stamp) -> None:
         """Return when all are stored. Raises `BrokerError`s. A caller that is cancelled does not stop it."""
-        post = await self._call(partial(self._sender.post, jobs, stamp))
-        if post is None or not post.is_stored:
-            await self._call(partial(self._sender.store, jobs, stamp, post))
+        await enqueue(self._call, self._sender, jobs, stamp)
 
     def retire(self) -> None:
         """Close it when nothing is under way: others go on from here, elsewhere."""
@@ -61,11 +58,15 @@ class Local:
 
     async def _call(self, function: Callable[[], Awaitable[T]]) -> T:
         under_way = asyncio.ensure_future(function())
-        self._under_way.add(under_way)
-        under_way.add_done_callback(self._under_way.discard)
-        try:
-            return await asyncio.shield(under_way)
-        except asyncio.CancelledError:
-            if under_way.cancelled():
-                raise OutcomeUnknown(GONE) from None
-            raise
+        if not under_way.done():
+            self._under_way.add(under_way)
+            under_way.add_done_callback(self._ended)
+            await asyncio.wait([under_way])
+        if under_way.cancelled():
+            raise OutcomeUnknown(GONE)
+        return under_way.result()
+
+    def _ended(self, under_way: "asyncio.Future[Any]") -> None:
+        self._under_way.discard(under_way)
+        if not under_way.cancelled():
+            under_way.exception()  # whoever waited for it may have been cancelled

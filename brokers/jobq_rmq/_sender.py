@@ -2,7 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Protocol, TypeVar
 
 from jobq.model import Job, Stamp
 from jobq_rmq import _messages
@@ -10,6 +12,14 @@ from jobq_rmq._publisher import Post, Publisher
 from jobq_rmq._settle import raise_worst
 from jobq_rmq._stamps import Stamps
 from jobq_rmq._topology import Topology
+
+T = TypeVar("T")
+
+
+class Call(Protocol):
+    """Calls a function on the sender's loop, and waits for its answer. A caller that is cancelled stops nothing."""
+
+    async def __call__(self, function: Callable[[], Awaitable[T]], /) -> T: ...
 
 
 class Sender:
@@ -43,6 +53,13 @@ class Sender:
     def _message(self, job: Job) -> _messages.Message:
         delay = (job.delay or 0.0) if job.due is None else job.due - time.time()
         return _messages.new(self._topology, job, delay)
+
+
+async def enqueue(call: Call, sender: Sender, jobs: Sequence[Job], stamp: Stamp) -> None:
+    """Return when all are stored. Raises `BrokerError`s."""
+    post = await call(partial(sender.post, jobs, stamp))
+    if post is None or not post.is_stored:
+        await call(partial(sender.store, jobs, stamp, post))
 
 
 def _nothing() -> "asyncio.Future[Post | None]":

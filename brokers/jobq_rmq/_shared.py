@@ -73,7 +73,8 @@ class Shared:
             engine = await home.call(partial(_opened, self.target, self.stamps))
         except BaseException as exc:
             with self._lock:
-                self._opening = None
+                if self._opening is opening:  # else all have left meanwhile, and perhaps come again
+                    self._opening = None
             opening.set_exception(exc if isinstance(exc, BrokerError) else BrokerUnavailable("it was not opened"))
             await home.close()
             raise
