@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, cast
 
@@ -11,6 +11,7 @@ from jobq_postgres import _schema
 from jobq_postgres._driver import ERRORS, NOT_CONNECTED, Connection, Row, connect
 from jobq_postgres._errors import failed, unreachable
 from jobq_postgres._url import Target
+from jobq_postgres._watch import Watch
 
 _MOST: Final = 4
 """Connections at once: a turn, an enqueue, a sweep, and one to spare."""
@@ -45,6 +46,7 @@ class Lines:
 
     def __init__(self, target: Target) -> None:
         self._target = target
+        self._watch = Watch(target.timeout)
         self._idle: list[_Line] = []
         self._slots = asyncio.Semaphore(_MOST)
         self._closed = True
@@ -52,9 +54,9 @@ class Lines:
     async def open(self) -> None:
         """Connect, look at the server, and see to the schema. Raises `BrokerUnavailable` or `BrokerRefused`."""
         self._closed = False
-        connection = await self.connect()
+        connection = await self._connect(self._limits())
         try:
-            async with connection.transaction():
+            async with asyncio.timeout(self._target.timeout), connection.transaction():
                 await self._check(connection)
         except ERRORS as exc:
             connection.terminate()
@@ -72,53 +74,45 @@ class Lines:
         """
         async with self._slots:
             line = await self._take()
+            self._watch.begin(line.connection)
             try:
                 rows = await self._ask(line, sql, args)
             except ERRORS as exc:
-                error = failed(exc, self._target.masked, self._target.schema)
+                cause = TimeoutError() if self._watch.end(line.connection) else exc
+                error = failed(cause, self._target.masked, self._target.schema)
                 if isinstance(error, BrokerUnavailable):
                     line.connection.terminate()
                 else:
                     await self._keep(line)
                 raise error from exc
             except BaseException:
+                self._watch.end(line.connection)
                 line.connection.terminate()
                 raise
+            self._watch.end(line.connection)
             await self._keep(line)
             return rows
 
-    async def connect(self, on_end: Callable[[], None] = lambda: None) -> Connection:
+    async def connect(self, on_end: Callable[[], None]) -> Connection:
         """A connection of the caller's own for our statements. `on_end` is called when it is lost."""
-        limit = str(round(self._target.timeout * _SHARE * 1000))
-        connection = await self._connect(
-            jit="off",
-            plan_cache_mode="force_generic_plan",
-            statement_timeout=limit,
-            lock_timeout=limit,
-            idle_in_transaction_session_timeout=limit,
-        )
+        connection = await self._connect(self._limits(), self._target.timeout)
         connection.add_termination_listener(partial(_call, on_end))
         return connection
 
     async def connect_for_jobs(self) -> Connection:
         """A connection for statements of the application's, with the server's own settings."""
-        return await self._connect()
+        return await self._connect({})
 
-    async def _connect(self, **settings: str) -> Connection:
-        if self._closed:
-            raise BrokerUnavailable(f"this broker on {self._target.masked} is closed; use it inside `async with`")
-        return await self.connect_alone(**settings)
-
-    async def connect_alone(self, **settings: str) -> Connection:
-        """A connection for once, whether this is open or not."""
+    async def connect_alone(self, settings: Mapping[str, str], patience: float | None = None) -> Connection:
+        """A connection for once, whether this is open or not. Each statement may take `patience` seconds."""
         try:
             async with asyncio.timeout(self._target.timeout):
                 return await connect(
                     self._target.dsn,
                     timeout=self._target.timeout,
-                    command_timeout=self._target.timeout if settings else None,
+                    command_timeout=patience,
                     statement_cache_size=0 if self._target.pooled else 100,
-                    server_settings={"application_name": "jobq"} | ({} if self._target.pooled else settings),
+                    server_settings={"application_name": "jobq", **({} if self._target.pooled else settings)},
                 )
         except NOT_CONNECTED as exc:
             raise unreachable(exc, self._target.masked) from exc
@@ -148,7 +142,23 @@ class Lines:
             line = self._idle.pop()
             if not line.connection.is_closed():
                 return line
-        return _Line(await self.connect())
+        return _Line(await self._connect(self._limits()))
+
+    async def _connect(self, settings: Mapping[str, str], patience: float | None = None) -> Connection:
+        if self._closed:
+            raise BrokerUnavailable(f"this broker on {self._target.masked} is closed; use it inside `async with`")
+        return await self.connect_alone(settings, patience)
+
+    def _limits(self) -> dict[str, str]:
+        """What the server is to do by itself."""
+        limit = str(round(self._target.timeout * _SHARE * 1000))
+        return {
+            "jit": "off",
+            "plan_cache_mode": "force_generic_plan",
+            "statement_timeout": limit,
+            "lock_timeout": limit,
+            "idle_in_transaction_session_timeout": limit,
+        }
 
     async def _ask(self, line: _Line, sql: str, args: Sequence[object]) -> Sequence[Row]:
         if not self._target.pooled:

@@ -31,7 +31,7 @@ class PostgresSchema:
         return await self._on_a_connection(_schema.apply)
 
     async def _on_a_connection(self, call: Callable[[Connection, str], Awaitable[T]]) -> T:
-        connection = await Lines(self._target).connect_alone()
+        connection = await Lines(self._target).connect_alone({})
         try:
             async with connection.transaction():
                 return await call(connection, self._target.schema)

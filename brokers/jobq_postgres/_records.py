@@ -42,17 +42,15 @@ ENQUEUE: Final = (
 )
 ENQUEUE_ONE: Final = """
 WITH stamped AS (
-    INSERT INTO $SCHEMA.stamps AS s SELECT $1, $2::bigint, '{}', coalesce($7, clock_timestamp())
-    WHERE NOT EXISTS (SELECT 1 FROM $SCHEMA.dead WHERE id = $3)
-    ON CONFLICT (client) DO UPDATE SET number = excluded.number, duplicates = '{}', at = excluded.at
-    WHERE s.number < excluded.number RETURNING 1
+    UPDATE $SCHEMA.stamps SET number = $2, duplicates = '{}', at = coalesce($7, clock_timestamp())
+    WHERE client = $1 AND number < $2::bigint AND NOT EXISTS (SELECT 1 FROM $SCHEMA.dead WHERE id = $3) RETURNING 1
 )
 INSERT INTO $SCHEMA.jobs (id, queue, priority, lane, pos, envelope)
 SELECT $3, $4, $5::smallint, 4 - $5::smallint, nextval('$SCHEMA.places') * 1024, $6 FROM stamped RETURNING 1
 """
 """What `ENQUEUE` does for one job that is ready, and whose id is hardly known: it takes two thirds of the time.
 
-Without a row, and if the id is known after all, it has done nothing.
+Without a row, as for the first call of a client, and if the id is known after all, it has done nothing.
 """
 TURN: Final = (
     "SELECT * FROM $SCHEMA.turn_1($1, $2::text[], $3::bigint[], $4, $5::text[], $6::bigint[], $7::float8[], "

@@ -110,6 +110,38 @@ async def test_a_lost_reply_is_an_unknown_outcome_and_a_repetition_stores_nothin
         assert await drained(broker) == []
 
 
+async def test_calls_to_a_silent_server_end_in_time_and_what_they_did_is_unknown(
+    postgres_url: str, schema: str
+) -> None:
+    port = int(postgres_url.rpartition(":")[2].partition("/")[0])
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(Proxy("127.0.0.1", port))
+        url = postgres_url.replace(str(port), str(proxy.port))
+        broker = await stack.enter_async_context(PostgresBroker(f"{url}?schema={schema}&timeout=1&notify=no"))
+        await asyncio.gather(*(broker.enqueue([job(f"warm-{n}")], Stamp(f"c{n}", 1)) for n in range(2)))
+
+        async def cut_off(name: str, client: str) -> float:
+            began = time.monotonic()
+            with pytest.raises(OutcomeUnknown, match="no answer in time"):
+                await broker.enqueue([job(name)], Stamp(client, 2))
+            return time.monotonic() - began
+
+        proxy.blackhole()
+        first = asyncio.create_task(cut_off("a", "c0"))
+        await asyncio.wait([first], timeout=0.5)
+        second = asyncio.create_task(cut_off("b", "c1"))
+        for took in await asyncio.gather(first, second):
+            assert 0.95 < took < 1.4
+        proxy.heal()
+        await broker.enqueue([job("a")], Stamp("c0", 2))
+        found = await drained(broker)
+        assert sorted(name for name in found if name != "b") == [
+            "a",
+            "warm-0",
+            "warm-1",
+        ]  # "b" may have arrived as well
+
+
 async def test_three_hundred_idle_connections_of_others_slow_nothing_down() -> None:
     with Server(POSTGRES, arguments=("-c", "max_connections=400")) as server:
         async with PostgresBroker(server.url) as broker:
