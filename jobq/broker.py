@@ -88,6 +88,15 @@ class Broker(Protocol):
         ...
 
     @property
+    def ahead(self) -> int:
+        """How many times its concurrency a worker may claim in advance while jobs are short.
+
+        1, or more where larger turns are worth while: where much of a turn's time does not depend on what it carries,
+        as when it waits for a disk.
+        """
+        ...
+
+    @property
     def dead_letters(self) -> "DeadLetters | None":
         """The dead jobs, to be looked at and put back; None if it cannot."""
         ...

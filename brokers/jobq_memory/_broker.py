@@ -39,6 +39,7 @@ class MemoryBroker:
     """
 
     capabilities = Capability.ALL
+    ahead = 1
 
     def __init__(self, url: str = "memory://", *, clock: Clock | None = None) -> None:
         parts = urlsplit(url)

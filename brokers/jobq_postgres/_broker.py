@@ -29,6 +29,7 @@ class PostgresBroker:
     """Jobs in one schema of a Postgres database; the package explains the URL."""
 
     capabilities = Capability.ALL
+    ahead = 3
 
     def __init__(self, url: str, *, clock: Clock | None = None) -> None:
         self._target = parse(url)

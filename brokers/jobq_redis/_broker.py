@@ -27,6 +27,7 @@ class RedisBroker:
     """Jobs in one namespace of a Redis server, Sentinel service or Cluster; the package explains the URL."""
 
     capabilities = Capability.ALL
+    ahead = 1
 
     def __init__(self, url: str, *, clock: Clock | None = None) -> None:
         self._target = parse(url)

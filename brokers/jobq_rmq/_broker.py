@@ -21,6 +21,7 @@ class RmqBroker:
     """Jobs in RabbitMQ; the package explains the URL. It has no clock of its own: delays go by that of the server."""
 
     capabilities = Capability.PRIORITY
+    ahead = 1
 
     def __init__(self, url: str, *, clock: Clock | None = None) -> None:
         self._prepare(Shared(parse(url)))

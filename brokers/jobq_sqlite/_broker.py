@@ -29,6 +29,7 @@ class SqliteBroker:
     """
 
     capabilities = Capability.ALL
+    ahead = 3
 
     def __init__(self, url: str, *, clock: Clock | None = None) -> None:
         self.url = url

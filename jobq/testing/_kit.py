@@ -232,6 +232,10 @@ class _Ledger:
         return self._broker.capabilities
 
     @property
+    def ahead(self) -> int:
+        return self._broker.ahead
+
+    @property
     def dead_letters(self) -> DeadLetters | None:
         inner = self._broker.dead_letters
         return None if inner is None else NotedDeadLetters(inner, self._rise)

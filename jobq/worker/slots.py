@@ -25,10 +25,13 @@ _PROBE: Final = 1.0
 class Slots:
     """The worker's hands. `changed` is set when there is something for the next turn."""
 
-    def __init__(self, concurrency: int) -> None:
+    def __init__(self, concurrency: int, ahead: int = 1) -> None:
         self.concurrency = concurrency
+        self._ahead = ahead * concurrency
         self.held: dict[int, Held] = {}
         self.waiting: deque[Held] = deque()
+        self.backlog = asyncio.Event()
+        """Set when a job begins to wait for a slot."""
         self.outcomes: list[Outcome] = []
         self.changed = asyncio.Event()
         self.spent: list[Held] = []
@@ -51,11 +54,11 @@ class Slots:
         """How many more to claim in a turn that settles `settling` of those held.
 
         No more than the free slots, plus what would start within 20 ms at a rate measured within the last second:
-        enough to keep the slots busy during a round trip, too little to keep from other workers. To hold more than
-        twice the concurrency was measured slower on Redis, and no faster on SQLite (docs/adr/0011).
+        enough to keep the slots busy during a round trip, too little to keep from other workers. How much that may be
+        at most is up to the broker (docs/adr/0025).
         """
         fresh = self._since is not None and now - self._since <= _RATE_FRESH
-        ahead = min(int(self._rate * _AHEAD), self.concurrency) if fresh else 0
+        ahead = min(int(self._rate * _AHEAD), self._ahead) if fresh else 0
         return max(0, self.concurrency + ahead - (len(self.held) - settling))
 
     def probe(self, now: float, *, backlog: bool) -> bool:
@@ -81,6 +84,7 @@ class Slots:
     def queue(self, held: Held) -> None:
         """Let a job wait for a slot; a suspect goes first."""
         (self.waiting.appendleft if held.suspect else self.waiting.append)(held)
+        self.backlog.set()
 
     def take(self) -> Held | None:
         """The next job to start, and a slot for it; None if there is none of either."""
@@ -119,6 +123,10 @@ class Slots:
                 self.changed.set()  # nobody calls a worker for a suspect; now it may ask for the next one
         self._measure(len(outcomes), now)
 
+    def slowed_down(self) -> None:
+        """Claim nothing ahead until the rate has been measured anew."""
+        self._rate, self._since = 0.0, None
+
     def drop(self, held: Held) -> None:
         """Forget a job whose token somebody else has, or nobody; it waits, or its body has ended."""
         if self.held.pop(held.epoch, None) is None:
@@ -131,9 +139,10 @@ class Slots:
             self.waiting.remove(held)
 
     def _measure(self, count: int, now: float) -> None:
-        self._stored += count
         if self._since is None:
-            self._since = now
+            self._stored, self._since = 0, now
+            return
+        self._stored += count
         elapsed = now - self._since
         if elapsed >= _RATE_WINDOW:
             self._rate, self._stored, self._since = self._stored / elapsed, 0, now

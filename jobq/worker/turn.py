@@ -10,6 +10,7 @@ from jobq.broker import Broker
 from jobq.clock import Clock
 from jobq.model import Claim, Delivery, Outcome, Turn
 from jobq.worker.execute import Executor
+from jobq.worker.held import Cause
 from jobq.worker.options import QueueWeight
 from jobq.worker.slots import Slots
 
@@ -22,6 +23,8 @@ _QUICK: Final = 0.005
 _TOLERATED: Final = 3
 _SPIN_CAP: Final = 0.25
 _SAME_DUE: Final = 0.0005
+_PATIENCE: Final = 1.0
+"""Seconds after which what was claimed ahead, and has not started, goes back; it may take as long again."""
 _BUSY: Final = 32
 """Outcomes that wait when a reply arrives; from so many on, the next turn is sent before the reply is unpacked."""
 
@@ -30,7 +33,7 @@ log = logging.getLogger("jobq.worker")
 
 
 class Turner:
-    """Turns, one at a time. `step` makes one; `wake` and `alarm` run beside it and say when one is worth while."""
+    """Turns, one at a time. `step` makes one; the other loops run beside it and say when one is worth while."""
 
     def __init__(
         self,
@@ -135,6 +138,23 @@ class Turner:
             self._due = None
             self._slots.changed.set()
         self._due_changed.clear()
+
+    async def give_back(self) -> None:
+        """Give back what has waited too long for a slot, as other workers may have one.
+
+        It was claimed because jobs were short; those that run now are not.
+        """
+        await self._slots.backlog.wait()
+        waiting = self._slots.waiting
+        last = waiting[-1] if waiting else None
+        await self._clock.sleep(_PATIENCE)
+        if last is not None and last in waiting:  # and so are all before it
+            late = list(waiting)[: waiting.index(last) + 1]
+            for held in reversed(late):  # what is released last is the foremost
+                self._slots.give_up(held, Cause.SHUTDOWN)
+            self._slots.slowed_down()
+        if not waiting:
+            self._slots.backlog.clear()
 
     def look(self) -> None:
         """Make a turn soon."""

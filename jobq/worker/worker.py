@@ -155,7 +155,7 @@ class Worker:
         if self.app.registry.lifespan is not None:
             state = await self._stack.enter_async_context(self.app.registry.lifespan()) or {}
         options = self.options
-        self._slots = Slots(options.concurrency)
+        self._slots = Slots(options.concurrency, self.broker.ahead)
         self._deadlines = Deadlines(self._clock)
         self._executor = Executor(
             self.app.registry,
@@ -215,6 +215,7 @@ class Worker:
             "turn": self._turner.step,
             "wake-up": self._turner.wake,
             "alarm": self._turner.alarm,
+            "give-back": self._turner.give_back,
             "timeouts": self._deadlines.step,
             "sweep": self._sweeper.step,
         }

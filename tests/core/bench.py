@@ -101,6 +101,10 @@ class Faulty:
         return self._broker.capabilities
 
     @property
+    def ahead(self) -> int:
+        return self._broker.ahead
+
+    @property
     def transactions(self) -> None:
         return None
 

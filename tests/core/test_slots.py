@@ -53,6 +53,24 @@ async def test_what_ran_fast_a_moment_ago_makes_room_for_20_ms_of_it_and_never_f
     assert slots.room(102.0, settling=0) == 10 + 10
 
 
+async def test_a_broker_may_ask_for_more_than_the_slots_ahead() -> None:
+    slots = Slots(10, 3)
+    slots.stored([], 100.0)
+    slots.stored([Done(str(epoch), epoch) for epoch in range(100_000)], 101.0)
+    assert slots.room(101.0, settling=0) == 10 + 30
+
+
+async def test_what_has_slowed_down_makes_no_room_until_it_is_measured_anew() -> None:
+    slots = Slots(10)
+    slots.stored([], 100.0)
+    slots.stored([Done(str(epoch), epoch) for epoch in range(100_000)], 101.0)
+    slots.slowed_down()
+    slots.stored([Done(str(epoch), epoch) for epoch in range(300)], 101.1)
+    assert slots.room(101.1, settling=0) == 10
+    slots.stored([Done(str(epoch), epoch) for epoch in range(100)], 102.1)
+    assert slots.room(102.1, settling=0) == 10 + 2
+
+
 async def test_what_ran_fast_more_than_a_second_ago_makes_no_room() -> None:
     slots = Slots(10)
     slots.stored([], 100.0)
