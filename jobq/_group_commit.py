@@ -41,10 +41,13 @@ def size_of(jobs: Iterable[Job]) -> int:
 class _Entry:
     """Jobs that are stored together or not at all, and who waits for them."""
 
-    __slots__ = ("alone", "answers", "deadline", "jobs")
+    __slots__ = ("alone", "answers", "deadline", "fresh", "jobs")
 
-    def __init__(self, jobs: Sequence[Job], answers: "asyncio.Future[Sequence[Answer]]", deadline: float) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], answers: "asyncio.Future[Sequence[Answer]]", deadline: float, *, fresh: bool
+    ) -> None:
         self.jobs = jobs
+        self.fresh = fresh
         self.answers = answers
         self.deadline = deadline
         self.alone = False
@@ -74,15 +77,15 @@ class GroupCommit:
         self._client = new_id()
         self._number = 0
 
-    async def store(self, jobs: Sequence[Job]) -> Sequence[Answer]:
-        """Return when the broker has all of `jobs` (at most `MAX_CHUNK`).
+    async def store(self, jobs: Sequence[Job], *, fresh: bool = False) -> Sequence[Answer]:
+        """Return when the broker has all of `jobs` (at most `MAX_CHUNK`), whose ids may be `fresh` (see `Stamp`).
 
         Raises `BrokerUnavailable` (not stored) or `OutcomeUnknown` when it has not answered after the timeout, and not
         before; `BrokerFull`, `BrokerRefused`. A caller that is cancelled no longer learns what became of its jobs.
         """
         loop = asyncio.get_running_loop()
         answers: asyncio.Future[Sequence[Answer]] = loop.create_future()
-        self._pending.append(_Entry(jobs, answers, self._clock.monotonic() + self._timeout))
+        self._pending.append(_Entry(jobs, answers, self._clock.monotonic() + self._timeout, fresh=fresh))
         if self._watcher is None or self._watcher.done():  # first, so that it goes to sleep before all is done
             self._watcher = loop.create_task(self._watch(), name="jobq enqueue timeout")
         if self._flusher is None or self._flusher.done():
@@ -200,7 +203,7 @@ class GroupCommit:
         """
         jobs = batch[0].jobs if len(batch) == 1 else [job for entry in batch for job in entry.jobs]
         self._number += 1
-        stamp = Stamp(self._client, self._number)
+        stamp = Stamp(self._client, self._number, all(entry.fresh for entry in batch))
         unknown: OutcomeUnknown | None = None
         while unknown is None or batch[-1].deadline > self._clock.monotonic() + _ROUNDING:
             try:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from jobq._checks import check_job, check_whole, seconds
 from jobq._group_commit import CHUNK_BYTES
@@ -29,17 +29,14 @@ _UNTIL_SENT: Final = 3
 """Rounds of the event loop after which a call that was begun is on its way."""
 
 
-class JobHandle(Generic[R_co]):
+class JobHandle(Struct, Generic[R_co], frozen=True, eq=False, gc=False):
     """A job that was enqueued."""
 
-    __slots__ = ("fate", "id", "task")
-
-    def __init__(self, id: str, task: str, fate: Fate | None) -> None:  # noqa: A002 - the job's word for it
-        self.id = id
-        """The live job's id; of the earlier one when this is a duplicate."""
-        self.task = task
-        self.fate = fate
-        """What became of it; None when an enqueue middleware kept it from being stored."""
+    id: str
+    """The live job's id; of the earlier one when this is a duplicate."""
+    task: str
+    fate: Fate | None
+    """What became of it; None when an enqueue middleware kept it from being stored."""
 
     def __repr__(self) -> str:
         return f"<job {self.id} of {self.task}{'' if self.fate is None else f', {self.fate.value}'}>"
@@ -56,8 +53,8 @@ class Performer(ABC):
         self._max_payload = max_payload
 
     @abstractmethod
-    async def _store(self, jobs: Sequence[Job]) -> Sequence[Answer]:
-        """Return when all of `jobs` (at most `MAX_CHUNK`) are stored."""
+    async def _store(self, jobs: Sequence[Job], *, fresh: bool = False) -> Sequence[Answer]:
+        """Return when all of `jobs` (at most `MAX_CHUNK`) are stored; their ids may be `fresh` (see `Stamp`)."""
 
     @abstractmethod
     def _check_open(self) -> None:
@@ -91,16 +88,19 @@ class Performer(ABC):
         says: a job that it kept back is not stored, one that was stored before it raised is. If each job failed and
         none was stored, a middleware's own error is raised as it is.
         """
-        checked: list[Call[Any]] = []
-        for call in calls:
+        asked: Sequence[Call[Any]] = list(calls)
+        for call in asked:
             if not isinstance(call, Call):
                 raise NotATask(f"{call!r} is no call of a task; perform_many takes task.call(…), …")
-            call.task.signature.check_size(len(memoryview(call.body)), self._max_payload)
-            checked.append(call)
+        sizes = [len(memoryview(call.body)) for call in asked]
+        if max(sizes, default=0) > self._max_payload:
+            for call, size in zip(asked, sizes, strict=True):
+                call.task.signature.check_size(size, self._max_payload)
         self._check_open()
-        if any(call.task.registry.enqueue_middlewares for call in checked):
-            return await self._many_through(self._jobs(checked), [call.task.registry for call in checked])
-        return await self._many(checked)
+        tasks = {call.task for call in asked}
+        if any(task.registry.enqueue_middlewares for task in tasks):
+            return await self._many_through(self._jobs(asked), [call.task.registry for call in asked])
+        return await self._many(asked, sizes, fresh=all(task.overrides.id is None for task in tasks))
 
     def _jobs(self, calls: Iterable[Call[Any]]) -> list[Job]:
         return [self._job(call.task, call.body) for call in calls]
@@ -133,7 +133,7 @@ class Performer(ABC):
             passage = _Passage(job)
             await self._through(passage, task.registry)
             return passage.handle
-        (answer,) = await self._store((job,))
+        (answer,) = await self._store((job,), fresh=task.overrides.id is None)
         return JobHandle(answer.id, job.task, answer.fate)
 
     async def _through(self, passage: "_Passage", registry: Registry) -> None:
@@ -162,14 +162,20 @@ class Performer(ABC):
         if (passed.task, passed.body) != (job.task, job.body):
             task.signature.check_body(passed.body, self._max_payload)
 
-    async def _many(self, calls: list[Call[Any]]) -> list[JobHandle[Any]]:
+    async def _many(self, calls: Sequence[Call[Any]], sizes: Sequence[int], *, fresh: bool) -> list[JobHandle[Any]]:
         handles: list[JobHandle[Any]] = []
         jobs: list[Job] = []
-        for chunk, following in pairwise((*_chunks(calls), None)):
-            jobs = jobs or self._jobs(chunk or ())
-            storing = asyncio.ensure_future(self._store(jobs))
+        before: list[Job] = []
+        answers: Sequence[Answer] = ()
+        chunks = [calls[start:end] for start, end in pairwise(_bounds(sizes))]
+        for chunk, following in pairwise((*chunks, ())):
+            jobs = jobs or self._jobs(chunk)
+            storing = asyncio.ensure_future(self._store(jobs, fresh=fresh))
             try:
-                coming = [] if following is None else await self._meanwhile(following)
+                for _ in range(_UNTIL_SENT):
+                    await asyncio.sleep(0)
+                handles += _handles(before, answers)  # while the broker is at work, as what follows
+                coming = self._jobs(following)
                 answers = await storing
             except BrokerError as exc:
                 first, last = len(handles), len(handles) + len(jobs)
@@ -178,15 +184,8 @@ class Performer(ABC):
                 raise NotAllStored(ids[:first], ids[middle:], ids[first:middle]) from exc
             finally:
                 storing.cancel()  # no more than a formality, unless this call itself was cancelled
-            handles += [JobHandle(a.id, job.task, a.fate) for a, job in zip(answers, jobs, strict=True)]
-            jobs = coming
-        return handles
-
-    async def _meanwhile(self, calls: Sequence[Call[Any]]) -> list[Job]:
-        """The jobs of the next chunk, made while the broker is at work on the one before."""
-        for _ in range(_UNTIL_SENT):
-            await asyncio.sleep(0)
-        return self._jobs(calls)
+            before, jobs = jobs, coming
+        return handles + _handles(before, answers)
 
     async def _many_through(self, jobs: list[Job], registries: list[Registry]) -> list[JobHandle[Any]]:
         passages = [_Passage(job) for job in jobs]
@@ -234,17 +233,21 @@ def _why(errors: list[BaseException], passages: list[_Passage]) -> BaseException
     return error
 
 
-def _chunks(calls: Sequence[Call[Any]]) -> Iterable[Sequence[Call[Any]]]:
-    """Slices of at most `MAX_CHUNK` calls and about `CHUNK_BYTES` bytes."""
-    start = size = 0
-    for index, call in enumerate(calls):
-        weight = len(memoryview(call.body))
+def _handles(jobs: Sequence[Job], answers: Sequence[Answer]) -> list[JobHandle[Any]]:
+    return [JobHandle(answer.id, job.task, answer.fate) for answer, job in zip(answers, jobs, strict=True)]
+
+
+def _bounds(sizes: Sequence[int]) -> list[int]:
+    """Where chunks of at most `MAX_CHUNK` calls and about `CHUNK_BYTES` bytes begin, and where the last one ends."""
+    if sum(sizes) <= CHUNK_BYTES:
+        return [*range(0, len(sizes), MAX_CHUNK), len(sizes)]
+    bounds, size = [0], 0
+    for index, weight in enumerate(sizes):
         size += weight
-        if index - start >= MAX_CHUNK or (size > CHUNK_BYTES and index > start):
-            yield calls[start:index]
-            start, size = index, weight
-    if start < len(calls):
-        yield calls[start:]
+        if index - bounds[-1] >= MAX_CHUNK or (size > CHUNK_BYTES and index > bounds[-1]):
+            bounds.append(index)
+            size = weight
+    return [*bounds, len(sizes)]
 
 
 def _timestamp(at: datetime) -> float:

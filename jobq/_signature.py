@@ -19,6 +19,8 @@ from jobq.errors import ConfigError, DecodeError, EncodeError, PayloadTooLarge
 MAX_PAYLOAD: Final = 256 * 1024
 """Bytes of encoded arguments that a client accepts unless told otherwise."""
 
+_SIMPLE: Final = (int, str, float, bool)
+"""What is of such a type, and can be written as JSON, can be read as that type."""
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _STARS: Final[dict[Any, str]] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
@@ -104,9 +106,12 @@ class Signature:
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any], limit: int = MAX_PAYLOAD) -> Raw:
         """The body of a call. Raises `TypeError` (`EncodeError` for values), naming the argument.
 
-        The body is decoded again at once: what a client accepts, a worker with the same code can read.
+        The body is decoded again at once, unless its values are just what the parameters say, and simple: what a client
+        accepts, a worker with the same code can read.
         """
-        self.bind(args, kwargs)
+        simple = not kwargs and self._least <= len(args) <= self._enough and self._are_simple(args)
+        if not simple:
+            self.bind(args, kwargs)
         try:
             body = _encoder.encode(_Body(args, kwargs))
         except _WRONG as exc:
@@ -114,8 +119,12 @@ class Signature:
         self.check_size(len(body), limit)
         if b"null" in body:
             self._refuse_nan(args, kwargs)
-        self._check_readable(body)
+        if not simple:
+            self._check_readable(body)
         return Raw(body)
+
+    def _are_simple(self, args: tuple[Any, ...]) -> bool:
+        return list(map(type, args)) == self._simple[: len(args)]
 
     def check_body(self, body: Raw, limit: int) -> None:
         """Raise `EncodeError` for a body, whoever made it, that is too large or that no worker could read."""
@@ -192,6 +201,13 @@ class Signature:
             hint = hints.get(parameter.name, Any)
             types[_STARS.get(parameter.kind, parameter.name)] = self._checked(parameter.name, hint)
         return types
+
+    @cached_property
+    def _simple(self) -> list[Any]:
+        """The types of the positional parameters that take whatever is of that type; None for the others."""
+        self.prepare()
+        hints = [self._types[parameter.name] for parameter in self._positional]
+        return [next((kind for kind in _SIMPLE if hint is kind), None) for hint in hints]
 
     @cached_property
     def _decoder(self) -> "msgspec.json.Decoder[Any]":

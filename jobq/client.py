@@ -115,8 +115,8 @@ class Client(Performer):
             what = f"{broker.url} could not be opened within {self._timeout:g} s"
             raise BrokerUnavailable(f"{what}: it is away, overloaded, or locked") from None
 
-    async def _store(self, jobs: Sequence[Job]) -> Sequence[Answer]:
-        return await self._commits.store(jobs)
+    async def _store(self, jobs: Sequence[Job], *, fresh: bool = False) -> Sequence[Answer]:
+        return await self._commits.store(jobs, fresh=fresh)
 
     def _check_open(self) -> None:
         self._check_entered()
@@ -146,7 +146,7 @@ class TransactionClient(Performer):
         super().__init__(clock, max_payload)
         self._transaction = transaction
 
-    async def _store(self, jobs: Sequence[Job]) -> Sequence[Answer]:
+    async def _store(self, jobs: Sequence[Job], *, fresh: bool = False) -> Sequence[Answer]:  # noqa: ARG002
         return await self._transaction.enqueue(jobs)
 
     def _check_open(self) -> None:

@@ -271,6 +271,8 @@ class Stamp(Struct, frozen=True, gc=False):
 
     client: str
     number: int
+    fresh: bool = False
+    """Whether the ids of its jobs were made for this call: no broker knows any, unless from an earlier try of it."""
 
 
 class Fate(StrEnum):

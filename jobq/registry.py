@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from jobq._checks import (
     check_flag,
@@ -90,8 +90,7 @@ class CallOptions:
     headers: dict[str, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[R_co]):
+class Call(Struct, Generic[R_co], frozen=True, eq=False, gc=False):
     """Arguments bound to a task and already checked and encoded, to be enqueued."""
 
     task: "Task[..., R_co]"

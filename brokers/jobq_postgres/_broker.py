@@ -6,14 +6,12 @@ from typing import Self, cast
 
 from jobq.broker import Capability, DeadLetters
 from jobq.clock import SYSTEM_CLOCK, Clock
-from jobq.errors import BrokerRefused
 from jobq.model import Answer, Beat, Claim, Job, Orders, Outcome, Stamp, Swept, Turn, WorkerInfo
 from jobq_postgres import _records, _schema
 from jobq_postgres._bell import EVERYBODY, Bell
 from jobq_postgres._dead import PostgresDeadLetters
 from jobq_postgres._driver import Row
 from jobq_postgres._enlist import PostgresTransactions
-from jobq_postgres._errors import is_taken
 from jobq_postgres._lines import Lines
 from jobq_postgres._marks import Marks
 from jobq_postgres._migrate import PostgresSchema
@@ -82,7 +80,7 @@ class PostgresBroker:
         await self._leave()
 
     async def enqueue(self, jobs: Sequence[Job], stamp: Stamp) -> Sequence[Answer]:
-        if _records.is_plain(jobs) and await self._stored_one(jobs[0], stamp):
+        if _records.is_plain(jobs, stamp) and await self._stored_one(jobs[0], stamp):
             return [Answer(jobs[0].id)]
         args = _records.enqueue_args(jobs, stamp, moment(self._clock))
         ((duplicates, woken),) = await self._run(_records.ENQUEUE, *args)
@@ -125,12 +123,7 @@ class PostgresBroker:
     async def _stored_one(self, job: Job, stamp: Stamp) -> bool:
         """Whether it was; if not, nothing has happened."""
         args = _records.enqueue_one_args(job, stamp, moment(self._clock))
-        try:
-            stored = await self._run(_records.ENQUEUE_ONE, *args)
-        except BrokerRefused as exc:
-            if is_taken(exc):
-                return False
-            raise
+        stored = await self._lines.change(self._statements[_records.ENQUEUE_ONE], args)
         if stored:
             self._wake([job.queue])
         return bool(stored)

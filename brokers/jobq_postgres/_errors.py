@@ -17,7 +17,6 @@ _NOT_NOW: Final = ("40", "55", "57", "25006", "25P02", "53300")
 """It was rolled back, and the next time may be better."""
 _FULL: Final = ("53", "54")
 _RIGHTS: Final = ("28", "42501", "3D000")
-_TAKEN: Final = "23505"
 _SCHEMA: Final = ("42P01", "42883", "3F000", "42703", "42725")
 
 
@@ -58,11 +57,6 @@ def is_lost(exc: BaseException) -> bool:
     """Whether the connection has ended, so that nobody knows what became of a commit."""
     state = state_of(exc)
     return not state or state.startswith(_UNKNOWN)
-
-
-def is_taken(exc: BrokerError) -> bool:
-    """Whether somebody else has stored the same key at the same moment."""
-    return exc.__cause__ is not None and state_of(exc.__cause__) == _TAKEN
 
 
 def state_of(exc: BaseException) -> str:

@@ -2,9 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from jobq.errors import BrokerRefused, BrokerUnavailable
 from jobq_postgres import _schema
@@ -12,6 +12,8 @@ from jobq_postgres._driver import ERRORS, NOT_CONNECTED, Connection, Row, connec
 from jobq_postgres._errors import failed, unreachable
 from jobq_postgres._url import Target
 from jobq_postgres._watch import Watch
+
+T = TypeVar("T")
 
 _MOST: Final = 4
 """Connections at once: a turn, an enqueue, a sweep, and one to spare."""
@@ -35,10 +37,21 @@ class _Line:
 
     async def fetch(self, sql: str, args: Sequence[object]) -> Sequence[Row]:
         """The rows that a statement brings."""
-        statement = self.prepared.get(sql)
-        if statement is None:
-            statement = self.prepared[sql] = await self.connection.prepare(sql)
+        statement = self.prepared.get(sql) or await self._prepare(sql)
         return cast("Sequence[Row]", await statement.fetch(*args))
+
+    async def execute(self, sql: str, args: Sequence[object]) -> str:
+        """What a statement has done, as Postgres says it: `INSERT 0 1`."""
+        statement = self.prepared.get(sql) or await self._prepare(sql)
+        await statement.fetch(*args)
+        return cast("str", statement.get_statusmsg())
+
+    async def _prepare(self, sql: str) -> Any:
+        statement = self.prepared[sql] = await self.connection.prepare(sql)
+        return statement
+
+
+_Ask = Callable[[_Line, str, Sequence[object]], Awaitable[T]]
 
 
 class Lines:
@@ -67,16 +80,25 @@ class Lines:
         await self._keep(_Line(connection))
 
     async def call(self, sql: str, args: Sequence[object]) -> Sequence[Row]:
-        """The rows that one statement brings.
+        """The rows that one statement brings. See `_on_line`."""
+        return await self._on_line(self._fetch, sql, args)
+
+    async def change(self, sql: str, args: Sequence[object]) -> int:
+        """How many rows one statement has stored or changed. See `_on_line`."""
+        status = await self._on_line(self._execute, sql, args)
+        return int(status.rpartition(" ")[2])
+
+    async def _on_line(self, ask: _Ask[T], sql: str, args: Sequence[object]) -> T:
+        """What one statement answers.
 
         When the caller is cancelled the connection is closed, as nobody knows how far the server has come: it may have
         happened, as after a lost reply.
         """
         async with self._slots:
-            line = await self._take()
+            line = self._take() or _Line(await self._connect(self._limits()))
             self._watch.begin(line.connection)
             try:
-                rows = await self._ask(line, sql, args)
+                answer = await ask(line, sql, args)
             except ERRORS as exc:
                 cause = TimeoutError() if self._watch.end(line.connection) else exc
                 error = failed(cause, self._target.masked, self._target.schema)
@@ -91,7 +113,7 @@ class Lines:
                 raise
             self._watch.end(line.connection)
             await self._keep(line)
-            return rows
+            return answer
 
     async def connect(self, on_end: Callable[[], None]) -> Connection:
         """A connection of the caller's own for our statements. `on_end` is called when it is lost."""
@@ -137,12 +159,12 @@ class Lines:
         idle, self._idle = self._idle, []
         await asyncio.gather(*(farewell(line.connection) for line in idle))
 
-    async def _take(self) -> _Line:
+    def _take(self) -> _Line | None:
         while self._idle:
             line = self._idle.pop()
             if not line.connection.is_closed():
                 return line
-        return _Line(await self._connect(self._limits()))
+        return None
 
     async def _connect(self, settings: Mapping[str, str], patience: float | None = None) -> Connection:
         if self._closed:
@@ -160,11 +182,17 @@ class Lines:
             "idle_in_transaction_session_timeout": limit,
         }
 
-    async def _ask(self, line: _Line, sql: str, args: Sequence[object]) -> Sequence[Row]:
+    async def _fetch(self, line: _Line, sql: str, args: Sequence[object]) -> Sequence[Row]:
         if not self._target.pooled:
             return await line.fetch(sql, args)
         async with line.connection.transaction():  # whose statements are all on one connection of the pooler's
             return cast("Sequence[Row]", await line.connection.fetch(sql, *args))
+
+    async def _execute(self, line: _Line, sql: str, args: Sequence[object]) -> str:
+        if not self._target.pooled:
+            return await line.execute(sql, args)
+        async with line.connection.transaction():
+            return cast("str", await line.connection.execute(sql, *args))
 
     async def _keep(self, line: _Line) -> None:
         if self._closed:

@@ -34,6 +34,8 @@ CREATE OR REPLACE FUNCTION $SCHEMA.enqueue_1(
 DECLARE
     v_now timestamptz := coalesce(p_now, clock_timestamp());
     v_place bigint := nextval('$SCHEMA.places') * 1024;
+    v_queue text := p_queues[1];
+    v_priority smallint := p_priorities[1];
     v_first timestamptz;
     v_count integer := 0;
 BEGIN
@@ -53,8 +55,8 @@ BEGIN
         woken := true;
         BEGIN
             INSERT INTO $SCHEMA.jobs (id, queue, priority, lane, pos, envelope)
-            SELECT id, coalesce(queue, p_queues[1]), coalesce(priority, p_priorities[1]),
-                4 - coalesce(priority, p_priorities[1]), v_place + i, envelope
+            SELECT id, coalesce(queue, v_queue), coalesce(priority, v_priority), 4 - coalesce(priority, v_priority),
+                v_place + i, envelope
             FROM unnest(p_ids, p_queues, p_priorities, p_envelopes) WITH ORDINALITY
                 AS o (id, queue, priority, envelope, i);
             GET DIAGNOSTICS v_count = ROW_COUNT;
@@ -67,7 +69,7 @@ BEGIN
 
     IF v_count < cardinality(p_ids) THEN
         WITH asked AS MATERIALIZED (
-            SELECT id, coalesce(queue, p_queues[1]) AS queue, coalesce(priority, p_priorities[1]) AS priority,
+            SELECT id, coalesce(queue, v_queue) AS queue, coalesce(priority, v_priority) AS priority,
                 envelope, i, CASE -- GREATEST and LEAST take no notice of NULL
                     WHEN at IS NOT NULL THEN to_timestamp(least(greatest(at, -1e10), 1e12))
                     WHEN delay IS NOT NULL THEN v_now + least(greatest(delay, -1e10), 1e12) * interval '1 second'

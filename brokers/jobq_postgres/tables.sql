@@ -7,8 +7,8 @@
 -- 1,024 jobs at once.
 -- There are no CHECKs: each would be parsed anew by each INSERT, for a twentieth of its time.
 -- A job that was run has been inserted, updated once and deleted: two dead rows, which vacuum has to clear away often.
--- The update finds room beside the old row, and beside its id in the index, as pages are not filled when jobs are stored:
--- a turn takes a seventh less time.
+-- The update finds room for its entry in the index of ids beside the old one, as pages are not filled when jobs are stored:
+-- a turn takes a tenth less time. To leave room in the table as well makes it no faster, and storing slower.
 
 CREATE SEQUENCE IF NOT EXISTS $SCHEMA.places;
 CREATE SEQUENCE IF NOT EXISTS $SCHEMA.epochs;
@@ -26,7 +26,6 @@ CREATE TABLE IF NOT EXISTS $SCHEMA.jobs (
     trail bytea,
     crashes jsonb
 ) WITH (
-    fillfactor = 70,
     autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0,
     autovacuum_analyze_scale_factor = 0.2
 );

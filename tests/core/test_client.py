@@ -52,6 +52,26 @@ async def test_a_job_is_stored_when_perform_async_returns(client: Client, memory
     assert repr(handle) == f"<job {handle.id} of add, stored>"
 
 
+async def test_a_broker_is_told_which_ids_nobody_can_know_yet(memory: MemoryBroker) -> None:
+    told = list[tuple[int, bool]]()
+
+    class Told(Faulty):
+        async def enqueue(self, jobs: Any, stamp: Any) -> Any:
+            told.append((len(jobs), stamp.fresh))
+            return await super().enqueue(jobs, stamp)
+
+    named = add.options(id="named")
+    async with Client(Told(memory)) as client:
+        await client.perform_async(add, 1)
+        await client.perform_in(5, add, 1)
+        await client.perform_async(named, 1)
+        await client.perform_many([add.call(1), add.call(2)])
+        await client.perform_many([add.call(1), named.call(1)])
+        await asyncio.gather(*(client.perform_async(task, 1) for task in (add, named, add)))
+        await asyncio.gather(*(client.perform_async(add, 1) for _ in range(3)))
+    assert told == [(1, True), (1, True), (1, False), (2, True), (2, False), (3, False), (3, True)]
+
+
 async def test_created_is_the_clients_time(memory: MemoryBroker, clock: ManualClock) -> None:
     async with Client(memory, clock=clock) as client:
         handle = await client.perform_async(add, 1)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from enum import Enum, IntEnum
+from enum import Enum, IntEnum, StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal, NamedTuple, NewType, NotRequired, TypedDict
 from uuid import UUID
@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jobq import App, errors
@@ -32,6 +32,10 @@ class Colour(Enum):
 
 class Level(IntEnum):
     LOW = 1
+
+
+class Word(StrEnum):
+    HERE = "here"
 
 
 @dataclass(frozen=True)
@@ -440,6 +444,41 @@ def test_whatever_annotated_value_is_accepted_comes_back_equal(values: tuple[Any
         assert "surrogate" in str(exc) or "utf-8" in str(exc)  # noqa: PT017
         return
     assert [*args, *(kwargs[name] for name in KEYWORDS)] == list(values)
+
+
+@given(st.tuples(st.integers(), st.text(st.characters(), max_size=200), st.booleans(), st.floats()))
+@example((2**64 - 1, "[" * 2000, True, -0.0))
+@example((-(2**63), "", False, 5e-324))
+@example((2**64, "", False, 0.0))
+@example((10**400, "\ud800", False, 0.0))
+def test_whatever_simple_value_is_accepted_comes_back_equal(values: tuple[int, str, bool, float]) -> None:
+    def task(a: int, b: str, c: bool, d: float = 0.5, e: str = "") -> None: ...  # noqa: FBT001
+
+    whole, text, _, fraction = values
+    try:
+        args, kwargs = there_and_back(task, *values)
+    except errors.EncodeError:
+        assert not math.isfinite(fraction) or not -(2**63) <= whole < 2**64 or not text.isascii()
+        return
+    assert (args, kwargs) == (list(values), {})
+    assert [type(value) for value in args] == [int, str, bool, float]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [(int, True), (float, 1), (int, "1"), (str, 1), (bool, 1), (int, Level.LOW), (str, Word.HERE)]
+)
+def test_a_value_of_nearly_the_simple_type_is_accepted_only_if_it_can_be_read(kind: Any, value: Any) -> None:
+    def task(a: Any) -> None: ...
+
+    task.__annotations__ = {"a": kind}
+    signature = Signature(task, "task")
+    try:
+        body = signature.encode((value,), {})
+    except errors.EncodeError:
+        with pytest.raises(errors.DecodeError):
+            signature.decode(json.dumps({"args": [value]}).encode())
+    else:
+        assert type(signature.decode(body)[0][0]) is kind
 
 
 def test_an_annotation_that_cannot_be_decoded_is_an_error_with_the_name_and_a_way_out() -> None:

@@ -30,6 +30,17 @@ class StampPromises(Promises):
         assert list(await bench.broker.enqueue([job("a"), job("b", delay=60)], stamp)) == [Answer("a"), Answer("b")]
         assert await worker.drain() == []
 
+    async def test_a_repeated_enqueue_of_new_ids_changes_nothing_whenever_it_comes(self, bench: Bench) -> None:
+        calls = [(job(name), Stamp("client", number, fresh=True)) for number, name in enumerate("abc", 1)]
+        for call, stamp in calls:
+            for _ in range(2):
+                assert list(await bench.broker.enqueue([call], stamp)) == [Answer(call.id)]
+        worker = await bench.worker()
+        assert await worker.drain() == ["a", "b", "c"]
+        for call, stamp in reversed(calls):
+            assert [answer.id for answer in await bench.broker.enqueue([call], stamp)] == [call.id]
+        assert await worker.drain() == []
+
     async def test_a_repeated_enqueue_changes_nothing_through_another_broker_object(self, bench: Bench) -> None:
         bench.needs(Capability.IDS)
         await bench.broker.enqueue([job("a")], Stamp("client", 1))
