@@ -15,7 +15,7 @@ from jobq.worker.held import Cause, Held
 __all__ = ["Slots"]
 
 _AHEAD: Final = 0.020
-_RATE_WINDOW: Final = 0.25
+_RATE_WINDOW: Final = 0.1
 """The least number of seconds over which the rate is measured."""
 _RATE_FRESH: Final = 1.0
 """Seconds for which a rate counts: what was fast may be slow, or another task, after a pause."""
