@@ -99,7 +99,7 @@ class Performer(ABC):
         self._check_open()
         tasks = {call.task for call in asked}
         if any(task.registry.enqueue_middlewares for task in tasks):
-            return await self._many_through(self._jobs(asked), [call.task.registry for call in asked])
+            return await self._many_through(asked)
         return await self._many(asked, sizes, fresh=all(task.overrides.id is None for task in tasks))
 
     def _jobs(self, calls: Iterable[Call[Any]]) -> list[Job]:
@@ -130,7 +130,7 @@ class Performer(ABC):
         self._check_open()
         job = self._job(task, body, delay=delay, due=due)
         if task.registry.enqueue_middlewares:
-            passage = _Passage(job)
+            passage = _Passage(job, fresh=task.overrides.id is None)
             await self._through(passage, task.registry)
             return passage.handle
         (answer,) = await self._store((job,), fresh=task.overrides.id is None)
@@ -142,9 +142,10 @@ class Performer(ABC):
         async def store(passed: Job) -> object:
             check_job(passed)
             self._check_body(passed, passage.job, registry)
+            fresh = passage.fresh and passed.id == passage.job.id and not passage.doubts
             passage.doubts += 1
             try:
-                (passage.answer,) = await self._store((passed,))
+                (passage.answer,) = await self._store((passed,), fresh=fresh)
             except OutcomeUnknown:
                 raise
             except JobqError:
@@ -187,12 +188,14 @@ class Performer(ABC):
             before, jobs = jobs, coming
         return handles + _handles(before, answers)
 
-    async def _many_through(self, jobs: list[Job], registries: list[Registry]) -> list[JobHandle[Any]]:
-        passages = [_Passage(job) for job in jobs]
+    async def _many_through(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
+        jobs = zip(calls, self._jobs(calls), strict=True)
+        passages = [_Passage(job, fresh=call.task.overrides.id is None) for call, job in jobs]
         errors: list[BaseException] = []
-        for start in range(0, len(jobs), MAX_CHUNK):  # so that each has the whole timeout
+        for start in range(0, len(calls), MAX_CHUNK):  # so that each has the whole timeout
             chunk = slice(start, start + MAX_CHUNK)
-            runs = (self._through(*run) for run in zip(passages[chunk], registries[chunk], strict=True))
+            registries = (call.task.registry for call in calls[chunk])
+            runs = (self._through(*run) for run in zip(passages[chunk], registries, strict=True))
             results = await asyncio.gather(*runs, return_exceptions=True)
             errors += [result for result in results if result is not None]
             if any(isinstance(error, BrokerError) for error in errors):
@@ -205,10 +208,11 @@ class Performer(ABC):
 class _Passage:
     """A job on its way through the enqueue middlewares, and what became of it, whatever they say."""
 
-    __slots__ = ("answer", "doubts", "job")
+    __slots__ = ("answer", "doubts", "fresh", "job")
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, fresh: bool) -> None:
         self.job = job
+        self.fresh = fresh
         self.answer: Answer | None = None
         self.doubts = 0
         """How often it was to be stored without anybody hearing that it was not."""

@@ -72,6 +72,30 @@ async def test_a_broker_is_told_which_ids_nobody_can_know_yet(memory: MemoryBrok
     assert told == [(1, True), (1, True), (1, False), (2, True), (2, False), (3, False), (3, True)]
 
 
+async def test_a_job_that_a_middleware_stores_again_or_renames_is_not_told_to_be_new(memory: MemoryBroker) -> None:
+    told, app = list[bool](), App()
+
+    class Told(Faulty):
+        async def enqueue(self, jobs: Any, stamp: Any) -> Any:
+            told.append(stamp.fresh)
+            return await super().enqueue(jobs, stamp)
+
+    @app.enqueue_middleware
+    async def twice(job: Job, call_next: Handler) -> object:
+        await call_next(job)
+        await call_next(job)
+        return await call_next(msgspec.structs.replace(job, id="another"))
+
+    @app.task
+    async def work() -> None: ...
+
+    async with Client(Told(memory)) as client:
+        await client.perform_async(work)
+        await client.perform_many([work.call()])
+        await client.perform_async(work.options(id="named"))
+    assert told == [True, False, False, True, False, False, False, False, False]
+
+
 async def test_created_is_the_clients_time(memory: MemoryBroker, clock: ManualClock) -> None:
     async with Client(memory, clock=clock) as client:
         handle = await client.perform_async(add, 1)
