@@ -38,7 +38,11 @@ class Sender:
         known = self._stamps.stored(stamp)
         if known is None or known:
             return _nothing()
-        return self._publisher.post([self._message(job) for job in jobs]) or _nothing()
+        posted = self._publisher.post([self._message(job) for job in jobs])
+        if posted is None:
+            return _nothing()
+        posted.add_done_callback(partial(_note, known, len(jobs)))
+        return posted
 
     async def store(self, jobs: Sequence[Job], stamp: Stamp, post: Post | None) -> None:
         """Return when all are stored; with `post` they were sent already, once. Raises `BrokerError`s."""
@@ -60,6 +64,14 @@ async def enqueue(call: Call, sender: Sender, jobs: Sequence[Job], stamp: Stamp)
     post = await call(partial(sender.post, jobs, stamp))
     if post is None or not post.is_stored:
         await call(partial(sender.store, jobs, stamp, post))
+
+
+def _note(known: set[int], count: int, posted: "asyncio.Future[Post | None]") -> None:
+    if posted.cancelled() or posted.exception() is not None:
+        return
+    post = posted.result()
+    if post is not None and post.is_stored:
+        known.update(range(count))
 
 
 def _nothing() -> "asyncio.Future[Post | None]":
