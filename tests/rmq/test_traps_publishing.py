@@ -190,7 +190,7 @@ async def test_a_full_queue_is_told_and_takes_jobs_when_there_is_room_again(pati
 async def test_a_channel_on_which_the_server_falls_silent_is_given_up(patient: Node) -> None:
     async with space_on(patient.url) as space, RmqBroker(space.url("quorum", timeout=1)) as broker:
         async with RmqBroker(space.url("quorum")) as other:
-            await put(other, "a", delay=0.01)  # makes all queues, which may take more than a second
+            await stored_at_last(other, "a", delay=0.01)  # makes all queues, which may take more than a second
         await put(broker, "warm")
         silence = patient.silence()
         await asyncio.to_thread(silence.__enter__)
